@@ -1,0 +1,1 @@
+//! A distro or a package straight from a signed Debian-style archive.

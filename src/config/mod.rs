@@ -1,0 +1,3 @@
+//! The user's `.wslconfig`, and where everything lives.
+
+pub mod paths;

@@ -1,0 +1,1 @@
+//! Files from https, http and file urls: resumed, hashed, with progress.

@@ -1,0 +1,1 @@
+//! The guest's init: disks, distros in namespaces, sessions.

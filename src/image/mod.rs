@@ -1,0 +1,1 @@
+//! Published root file systems: compressed tar streams become entries.

@@ -1,0 +1,1 @@
+//! The one kernel all distros share: fetched, prepared, kept.

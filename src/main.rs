@@ -1,0 +1,3 @@
+//! One executable, three lives: the command, the service, and the guest's init.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The list of distros that can be installed.

@@ -1,0 +1,121 @@
+//! What a command and the service say to each other.
+//!
+//! The command connects to the service's Unix socket and sends [`Hello`], then one
+//! [`Request`]. With [`Request::Run`] it passes, as `SCM_RIGHTS` on the request's first
+//! byte, the service's end of one socket pair per stream, in the order of
+//! [`Streams::kinds`](super::session::Streams::kinds). The service answers with any number
+//! of [`Answer::Progress`] and [`Answer::Warning`], and one last answer.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::session::{Directory, ExitStatus, Input, Program, Streams};
+use crate::error::Failure;
+
+/// The first frame in both directions: the build, so that a command never talks to a
+/// service of another version.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Hello {
+    /// The version of the executable and its protocol.
+    pub build: String,
+}
+
+/// What a command asks of the service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Request {
+    /// Run one command; the connection then carries [`Input`] frames to the service.
+    Run(Run),
+    /// End the VM with all distros, then the service.
+    Shutdown {
+        /// Do not ask the guest.
+        force: bool,
+    },
+    /// What runs.
+    Status,
+    /// End one distro. Answered with [`Answer::Done`] also where it does not run.
+    Terminate {
+        /// Which.
+        distro: Uuid,
+    },
+}
+
+/// A command to run.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Run {
+    /// The distro.
+    pub distro: Uuid,
+    /// What to run.
+    pub program: Program,
+    /// The user's name; the distro's default where absent.
+    pub user: Option<String>,
+    /// Where.
+    pub directory: Directory,
+    /// Variables from the host.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What each standard descriptor is.
+    pub streams: Streams,
+}
+
+/// What a command sends while its session runs.
+pub type RunInput = Input;
+
+/// What the service answers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum Answer {
+    /// The request is carried out.
+    Done,
+    /// The session's command ended.
+    Exited(ExitStatus),
+    /// The request failed.
+    Failed(Failure),
+    /// Long work goes on.
+    Progress(Progress),
+    /// The session's command runs.
+    Started,
+    /// What runs.
+    Status(Status),
+    /// A line for the user, without `wslr: warning: `.
+    Warning(String),
+}
+
+/// How far a long piece of work is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Progress {
+    /// What is being done.
+    pub label: String,
+    /// Steps done.
+    pub done: u64,
+    /// Steps in all; 0 where it is not known.
+    pub total: u64,
+}
+
+/// What runs.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Status {
+    /// The service's process.
+    pub process: u32,
+    /// The running VM.
+    pub machine: Option<Machine>,
+    /// The running distros.
+    pub distros: Vec<RunningDistro>,
+}
+
+/// The running VM.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Machine {
+    /// `uname -r` of the guest.
+    pub kernel: String,
+    /// Virtual processors.
+    pub processors: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+}
+
+/// A running distro.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RunningDistro {
+    /// Its id.
+    pub distro: Uuid,
+    /// Sessions with a living process.
+    pub sessions: u32,
+}

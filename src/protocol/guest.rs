@@ -1,0 +1,134 @@
+//! What the service and the guest's init say to each other.
+//!
+//! At boot init connects to the host's [`CONTROL_PORT`] and sends [`Event::Hello`]. From
+//! then on the service sends [`Envelope`]s there and init answers each with
+//! [`Event::Reply`], in any order. For each stream of a session the service connects to
+//! init's [`STREAM_PORT`] and sends one [`StreamHeader`] frame; on a control stream a
+//! [`Session`](super::session::Session) frame follows.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::session::StreamKind;
+
+/// The word both ends must share; raised with every change of these types.
+pub const VERSION: u32 = 1;
+
+/// The vsock port of the host that init connects to.
+pub const CONTROL_PORT: u32 = 50000;
+
+/// The vsock port of the guest that the service connects to, once per stream.
+pub const STREAM_PORT: u32 = 50001;
+
+/// The first frame of every stream.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StreamHeader {
+    /// The session's number, unique within one VM's life.
+    pub session: u64,
+    /// Which of its streams this is.
+    pub kind: StreamKind,
+}
+
+/// A request and the number its answer will carry.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Envelope {
+    /// Chosen by the service, unique within one VM's life.
+    pub id: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What the service asks of init.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Request {
+    /// First of all, once: time, entropy, modules.
+    Configure(Configure),
+    /// Flush everything to the disks and power the machine off. Never answered.
+    PowerOff,
+    /// Mount the distro's disk and start its init. Answered when it takes sessions.
+    StartDistro(StartDistro),
+    /// End the distro and let go of its disk. Answered when the disk can be detached.
+    StopDistro {
+        /// Which.
+        distro: Uuid,
+    },
+}
+
+/// What a fresh VM needs to know.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Configure {
+    /// Seconds and nanoseconds of the host's real-time clock.
+    pub time: (i64, u32),
+    /// Random bytes for the kernel's pool.
+    pub entropy: Vec<u8>,
+    /// The disk with the kernel's modules, if there is one.
+    pub modules: Option<u16>,
+}
+
+/// A distro to start.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StartDistro {
+    /// Its id.
+    pub distro: Uuid,
+    /// Its registered name (`WSL_DISTRO_NAME`).
+    pub name: String,
+    /// The logical unit its disk is attached as.
+    pub lun: u16,
+    /// The host's name, cleaned (B141).
+    pub hostname: String,
+}
+
+/// What init tells.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Event {
+    /// A distro ended by itself: its first process is gone and its disk is released.
+    DistroExited {
+        /// Which.
+        distro: Uuid,
+    },
+    /// Sent once, first.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// `uname -r`.
+        kernel: String,
+    },
+    /// The answer to the request of that number.
+    Reply {
+        /// The number.
+        id: u64,
+        /// Warnings for the user, or why it failed.
+        result: Result<Vec<String>, GuestError>,
+    },
+}
+
+/// Why init could not do what it was asked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+pub enum GuestError {
+    /// The file system of the disk is damaged or not ext4.
+    #[error("the distribution's disk has no readable ext4 file system: {reason}")]
+    DiskCorrupted {
+        /// The system's reason.
+        reason: String,
+    },
+    /// The disk did not appear.
+    #[error("disk {lun} did not appear in the virtual machine")]
+    DiskMissing {
+        /// The logical unit.
+        lun: u16,
+    },
+    /// The root has neither `/etc` nor `/bin/sh`.
+    #[error("not a valid Linux distribution: it has neither /etc nor /bin/sh")]
+    NotALinuxDistro,
+    /// No distro of that id runs.
+    #[error("the distribution is not running")]
+    NotRunning,
+    /// A system call failed.
+    #[error("{action}: {reason}")]
+    System {
+        /// What was being done, with its paths.
+        action: String,
+        /// The system's reason.
+        reason: String,
+    },
+}

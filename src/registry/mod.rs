@@ -1,0 +1,1 @@
+//! The distros that are installed.

@@ -1,0 +1,1 @@
+//! The service: owns the virtual machine and everything that runs in it.

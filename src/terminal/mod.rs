@@ -1,0 +1,3 @@
+//! The user's terminal: raw mode, sizes, progress bars.
+
+pub mod progress;
