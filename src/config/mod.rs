@@ -1,3 +1,4 @@
 //! The user's `.wslconfig`, and where everything lives.
 
 pub mod paths;
+pub mod size;
