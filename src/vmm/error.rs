@@ -117,9 +117,7 @@ impl Diagnose for VmmError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::CommandLine(_) => {
-                Some("check kernelCommandLine in ~/.wslconfig".to_owned())
-            }
+            Self::CommandLine(_) => Some("check kernelCommandLine in ~/.wslconfig".to_owned()),
             Self::InitramfsTooLarge { .. } | Self::MemorySize { .. } => {
                 Some("set memory in the [wsl2] section of ~/.wslconfig".to_owned())
             }

@@ -202,9 +202,8 @@ fn create_processors(
         .map_err(KvmError::call("tell the supported CPUID"))?;
     let mut vcpus = Vec::new();
     for number in 0..topology.processors {
-        let vcpu = vm
-            .create_vcpu(number.into())
-            .map_err(KvmError::call("create a virtual processor"))?;
+        let vcpu =
+            vm.create_vcpu(number.into()).map_err(KvmError::call("create a virtual processor"))?;
         let entries = cpuid::for_processor(&supported, topology, number).map_err(|error| {
             VmmError::Host { action: "build CPUID", source: io::Error::other(format!("{error:?}")) }
         })?;

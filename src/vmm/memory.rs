@@ -6,8 +6,8 @@
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_memory::{
-    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap, MmapRegion,
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
 };
 
 use super::error::VmmError;
@@ -36,9 +36,7 @@ pub fn map(ranges: &[(GuestAddress, u64)]) -> Result<GuestMemoryMmap, VmmError> 
 fn advise_huge_pages(mapping: &MmapRegion) {
     // SAFETY: the range is exactly one mapping of our own, alive during the call;
     // MADV_HUGEPAGE changes no contents.
-    let _ = unsafe {
-        libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE)
-    };
+    let _ = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
 }
 
 /// Gives the memory to the virtual machine.

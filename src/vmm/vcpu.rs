@@ -58,6 +58,12 @@ pub fn prepare_signals() -> Result<(), VmmError> {
     })
 }
 
+/// Lets [`stop`] reach the calling thread: threads inherit the mask of whoever made them.
+pub fn allow_kicks() {
+    // Fails only for a signal number that does not exist.
+    let _ = unblock_signal(kick_signal());
+}
+
 /// Starts the thread of processor `number`.
 ///
 /// # Errors
@@ -70,8 +76,7 @@ pub fn spawn(
     Builder::new()
         .name(format!("vcpu{number}"))
         .spawn(move || {
-            // Threads inherit the mask of whoever started the machine.
-            let _ = unblock_signal(kick_signal());
+            allow_kicks();
             if let Some(exit) = run(number, &mut vcpu, &shared) {
                 shared.exit.set(exit);
             }

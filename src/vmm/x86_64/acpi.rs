@@ -6,8 +6,7 @@
 //! `virtio_mmio` finds its devices).
 
 use acpi_tables::aml::{
-    Device, Interrupt, Memory32Fixed, Name,
-    Package, Path, ResourceTemplate, Scope,
+    Device, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -148,8 +147,7 @@ fn interrupts(processors: u32) -> MADT {
 fn description(processors: u32, devices: usize) -> Sdt {
     let mut body = Vec::new();
     let off: u8 = ports::SLEEP_TYPE_OFF;
-    Name::new("_S5_".into(), &Package::new(vec![&off, &off, &0_u8, &0_u8]))
-        .to_aml_bytes(&mut body);
+    Name::new("_S5_".into(), &Package::new(vec![&off, &off, &0_u8, &0_u8])).to_aml_bytes(&mut body);
 
     let processors: Vec<_> = (0..processors).map(|number| Processor { number }).collect();
     let devices: Vec<_> = (0..devices).map(|position| VirtioDevice { position }).collect();
@@ -173,10 +171,7 @@ impl Aml for Processor {
         let name = format!("C{:03X}", self.number);
         Device::new(
             Path::new(&name),
-            vec![
-                &Name::new("_HID".into(), &"ACPI0007"),
-                &Name::new("_UID".into(), &self.number),
-            ],
+            vec![&Name::new("_HID".into(), &"ACPI0007"), &Name::new("_UID".into(), &self.number)],
         )
         .to_aml_bytes(sink);
     }
@@ -192,8 +187,7 @@ impl Aml for VirtioDevice {
         let window = virtio_window(self.position);
         let name = format!("V{:03X}", self.position);
         // The layout keeps all windows below 4 GiB.
-        let registers =
-            Memory32Fixed::new(true, window.start as u32, layout::VIRTIO_LENGTH as u32);
+        let registers = Memory32Fixed::new(true, window.start as u32, layout::VIRTIO_LENGTH as u32);
         let interrupt = Interrupt::new(true, true, false, false, window.line);
         Device::new(
             Path::new(&name),

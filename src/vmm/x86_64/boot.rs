@@ -137,9 +137,7 @@ fn load_initramfs(
     match start {
         Some(start) if start >= kernel_end.saturating_add(KERNEL_SLACK) => {
             let start = GuestAddress(start);
-            memory
-                .write_slice(initramfs, start)
-                .map_err(|error| memory_error(memory, &error))?;
+            memory.write_slice(initramfs, start).map_err(|error| memory_error(memory, &error))?;
             Ok(start)
         }
         _ => Err(VmmError::InitramfsTooLarge {
@@ -183,7 +181,7 @@ fn write_parameters(
         map.push((start, region.start_addr().raw_value() + region.len(), E820_MEMORY));
     }
     for (slot, (start, end, type_)) in parameters.e820_table.iter_mut().zip(&map) {
-        *slot = boot_e820_entry { addr: *start, size: end - start, type_: *type_ };
+        *slot = boot_e820_entry { addr: *start, size: end - start, r#type: *type_ };
     }
     parameters.e820_entries = map.len() as u8;
     memory.write_slice(parameters.as_slice(), layout::BOOT_PARAMETERS)
@@ -259,7 +257,7 @@ mod tests {
         assert_eq!(&line, b"quiet\0");
         let usable: u64 = parameters.e820_table[..parameters.e820_entries as usize]
             .iter()
-            .filter(|entry| entry.type_ == E820_MEMORY)
+            .filter(|entry| entry.r#type == E820_MEMORY)
             .map(|entry| entry.size)
             .sum();
         assert_eq!(usable, (127 << 20) + layout::LOW_MEMORY_END);

@@ -64,9 +64,9 @@ pub fn for_processor(
 
 /// Whether the vendor is AMD or Hygon, whose leaves differ.
 fn is_amd(entries: &[kvm_cpuid_entry2]) -> bool {
-    entries.iter().any(|entry| {
-        entry.function == 0 && [*b"Auth", *b"Hygo"].contains(&entry.ebx.to_le_bytes())
-    })
+    entries
+        .iter()
+        .any(|entry| entry.function == 0 && [*b"Auth", *b"Hygo"].contains(&entry.ebx.to_le_bytes()))
 }
 
 /// Fills in what is particular to the processor.
@@ -199,8 +199,7 @@ mod tests {
         for (nested, bits) in [(true, (VMX, SVM)), (false, (0, 0))] {
             let topology = Topology { processors: 1, nested_virtualization: nested };
             let entries = for_processor(&supported(*b"Auth"), topology, 0).unwrap();
-            let seen =
-                (find(&entries, 1, 0).ecx & VMX, find(&entries, 0x8000_0001, 0).ecx & SVM);
+            let seen = (find(&entries, 1, 0).ecx & VMX, find(&entries, 0x8000_0001, 0).ecx & SVM);
             assert_eq!(seen, bits);
         }
     }

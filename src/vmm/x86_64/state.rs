@@ -1,8 +1,8 @@
 //! A processor's state as plain data, which is what a snapshot would hold of it.
 
 use kvm_bindings::{
-    CpuId, MsrList, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    MsrList, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ pub struct ProcessorState {
     /// The time stamp counter's rate in kHz.
     pub tsc_khz: u32,
     /// What it says about itself.
-    pub cpuid: CpuId,
+    pub cpuid: Vec<kvm_cpuid_entry2>,
     /// Model-specific registers.
     pub model_specific: Vec<kvm_msr_entry>,
     /// Exceptions and interrupts under way.
@@ -49,19 +49,19 @@ impl ProcessorState {
     /// # Errors
     /// [`KvmError::Call`].
     pub fn read(vcpu: &VcpuFd, msrs: &MsrList) -> Result<Self, KvmError> {
-        let fail = |_| KvmError::call("read a processor's state");
+        let fail = || KvmError::call("read a processor's state");
         Ok(Self {
-            multiprocessing: vcpu.get_mp_state().map_err(fail(()))?,
-            registers: vcpu.get_regs().map_err(fail(()))?,
-            system_registers: vcpu.get_sregs().map_err(fail(()))?,
-            extended: vcpu.get_xsave().map_err(fail(()))?,
-            extended_control: vcpu.get_xcrs().map_err(fail(()))?,
-            debug_registers: vcpu.get_debug_regs().map_err(fail(()))?,
-            interrupt_controller: vcpu.get_lapic().map_err(fail(()))?,
-            tsc_khz: vcpu.get_tsc_khz().map_err(fail(()))?,
-            cpuid: vcpu.get_cpuid2(MAXIMUM_CPUID_ENTRIES).map_err(fail(()))?,
+            multiprocessing: vcpu.get_mp_state().map_err(fail())?,
+            registers: vcpu.get_regs().map_err(fail())?,
+            system_registers: vcpu.get_sregs().map_err(fail())?,
+            extended: vcpu.get_xsave().map_err(fail())?,
+            extended_control: vcpu.get_xcrs().map_err(fail())?,
+            debug_registers: vcpu.get_debug_regs().map_err(fail())?,
+            interrupt_controller: vcpu.get_lapic().map_err(fail())?,
+            tsc_khz: vcpu.get_tsc_khz().map_err(fail())?,
+            cpuid: vcpu.get_cpuid2(MAXIMUM_CPUID_ENTRIES).map_err(fail())?.as_slice().to_vec(),
             model_specific: read_msrs(vcpu, msrs)?,
-            events: vcpu.get_vcpu_events().map_err(fail(()))?,
+            events: vcpu.get_vcpu_events().map_err(fail())?,
         })
     }
 }
