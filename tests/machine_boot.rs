@@ -4,6 +4,8 @@
 //! and an initramfs (`initramfs.cpio`) that prints `sample-init: up` and powers off,
 //! named by `WSLR_TEST_KERNEL`. The rig runs it with `--ignored`.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

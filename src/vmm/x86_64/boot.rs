@@ -159,18 +159,23 @@ fn write_parameters(
     memory.write_slice(&[0], layout::COMMAND_LINE.unchecked_add(command_line.len() as u64))?;
     write_random_seed(memory)?;
 
-    let mut parameters = boot_params::default();
-    parameters.hdr = kernel.header.unwrap_or_default();
-    parameters.hdr.boot_flag = BOOT_FLAG;
-    parameters.hdr.header = HEADER_MAGIC;
-    parameters.hdr.type_of_loader = LOADER_UNKNOWN;
-    // All of these are below 4 GiB by the layout.
-    parameters.hdr.cmd_line_ptr = layout::COMMAND_LINE.raw_value() as u32;
-    parameters.hdr.cmdline_size = command_line.len() as u32;
-    parameters.hdr.ramdisk_image = initramfs.raw_value() as u32;
-    parameters.hdr.ramdisk_size = initramfs_length as u32;
-    parameters.hdr.setup_data = layout::RANDOM_SEED.raw_value();
-    parameters.acpi_rsdp_addr = acpi_root.raw_value();
+    let header = setup_header {
+        boot_flag: BOOT_FLAG,
+        header: HEADER_MAGIC,
+        type_of_loader: LOADER_UNKNOWN,
+        // All of these are below 4 GiB by the layout.
+        cmd_line_ptr: layout::COMMAND_LINE.raw_value() as u32,
+        cmdline_size: command_line.len() as u32,
+        ramdisk_image: initramfs.raw_value() as u32,
+        ramdisk_size: initramfs_length as u32,
+        setup_data: layout::RANDOM_SEED.raw_value(),
+        ..kernel.header.unwrap_or_default()
+    };
+    let mut parameters = boot_params {
+        hdr: header,
+        acpi_rsdp_addr: acpi_root.raw_value(),
+        ..boot_params::default()
+    };
 
     let mut map = vec![
         (0, layout::LOW_MEMORY_END, E820_MEMORY),
