@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod generated;
 mod grammar;
 mod listing;
 mod registry;
