@@ -3,11 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::archive::ArchiveError;
 use crate::error::Diagnose;
 
 /// Why a kernel cannot be fetched, prepared or found.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    /// The archive it comes from.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// Something compressed is not what it says.
     #[error("cannot decompress {what}")]
     Compressed {
@@ -43,6 +47,12 @@ pub enum KernelError {
     InvalidModule {
         /// Its path in the package.
         path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A package is not a kernel's.
+    #[error("the kernel package cannot be used: {reason}")]
+    InvalidPackage {
         /// What is wrong.
         reason: String,
     },
@@ -89,6 +99,7 @@ impl KernelError {
 impl Diagnose for KernelError {
     fn code(&self) -> &'static str {
         match self {
+            Self::Archive(error) => error.code(),
             Self::CustomNotFound { .. } | Self::NotAKernel { .. } => {
                 "WSL_E_CUSTOM_KERNEL_NOT_FOUND"
             }
@@ -97,6 +108,7 @@ impl Diagnose for KernelError {
             | Self::DependencyCycle { .. }
             | Self::File { .. }
             | Self::InvalidModule { .. }
+            | Self::InvalidPackage { .. }
             | Self::MissingModule { .. }
             | Self::TooLarge { .. } => "E_FAIL",
         }
@@ -104,6 +116,7 @@ impl Diagnose for KernelError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Archive(error) => error.hint(),
             Self::CustomNotFound { .. } | Self::NotAKernel { .. } => {
                 Some("correct or remove kernel= in .wslconfig".to_owned())
             }

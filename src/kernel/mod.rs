@@ -14,7 +14,11 @@ pub mod image;
 pub mod index;
 pub mod initramfs;
 pub mod modules;
+pub mod package;
 pub mod store;
+pub mod update;
 
+pub use custom::custom;
 pub use error::KernelError;
 pub use store::{Prepared, current};
+pub use update::{Updated, update};

@@ -49,8 +49,10 @@ impl Module {
                 _ => {}
             }
         }
-        let symbols = section(b"__ksymtab_strings")?.unwrap_or_default();
-        module.symbols = strings(symbols).map(str::to_owned).collect();
+        // `__ksymtab_strings` would hold the name spaces of symbols as well.
+        let symbols = section(b".strtab")?.unwrap_or_default();
+        let exported = strings(symbols).filter_map(|name| name.strip_prefix("__ksymtab_"));
+        module.symbols = exported.map(str::to_owned).collect();
         Ok(module)
     }
 }
@@ -183,7 +185,7 @@ mod tests {
     fn a_module_tells_its_needs() {
         let file = object(&[
             (".modinfo", b"license=GPL\0\0alias=virtio:d00000010v*\0softdep=pre: crc32c\0depends=scsi-mod,x\0"),
-            ("__ksymtab_strings", b"one\0two\0"),
+            (".strtab", b"\0__ksymtab_one\0one\0__ksymtab_two\0"),
         ]);
         let module = Module::read("kernel/drivers/scsi/virtio-scsi.ko", &file).unwrap();
         assert_eq!(module.name, "virtio_scsi");
