@@ -6,6 +6,11 @@
 //! knows nothing of the transport that carries it: it sees queues, guest memory, and an
 //! [`Interrupt`] to raise.
 
+pub mod buffers;
+pub mod ring;
+#[cfg(test)]
+pub mod testing;
+
 use std::fmt;
 use std::sync::Arc;
 
