@@ -43,7 +43,7 @@ pub fn run(
     name: &str,
     attempt: &Attempt,
 ) -> Result<(), Failure> {
-    let log = supervisor.logs.join(format!("configure-{distro}.log"));
+    let log = supervisor.paths.logs().join(format!("configure-{distro}.log"));
     let fail = |error: &ServiceError| Failure::new("Wsl/Service", error);
     let state = |source| ServiceError::State { action: "write", path: log.clone(), source };
     let mut log_file = File::create(&log).map_err(|source| fail(&state(source)))?;

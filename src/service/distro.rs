@@ -15,7 +15,9 @@ use super::error::ServiceError;
 use super::log;
 use super::supervisor::Supervisor;
 use super::vm::Vm;
+use crate::config::paths::Paths;
 use crate::error::Failure;
+use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::protocol::guest::{GuestError, Request, StartDistro};
 
 /// The contexts of a failed start in the error code.
@@ -39,8 +41,8 @@ fn bring_up(
     id: Uuid,
     attempt: &Arc<Attempt>,
 ) -> Result<Vec<String>, Failure> {
-    let record = supervisor.host.find(id)?;
-    let disk = open(&record.disk).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let record = find(&supervisor.paths, id)?;
+    let disk = open(&record.disk_path()).map_err(|error| Failure::new("Wsl/Service", &error))?;
     let (vm, mut warnings) = supervisor.machine()?;
     let stopped = || {
         let error = ServiceError::Stopped { name: record.name.clone() };
@@ -62,13 +64,13 @@ fn bring_up(
     });
     let mounted = vm
         .control
-        .request(request, vm.settings.start_limit)
+        .request(request, vm.settings.distribution_start_timeout)
         .map_err(|error| vm.failure(CREATE, &error));
     let result = mounted.and_then(|more| {
         warnings.extend(more);
         if !record.configured {
             configure::run(supervisor, &vm, id, &record.name, attempt)?;
-            supervisor.host.set_configured(id)?;
+            set_configured(&supervisor.paths, id)?;
         }
         if supervisor.started(id, attempt, &vm) { Ok(()) } else { Err(stopped()) }
     });
@@ -129,6 +131,24 @@ fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, lun: u16) {
     if let Err(error) = vm.machine.detach(lun) {
         log(format_args!("distro {id}: {error}"));
     }
+}
+
+/// The registered distro of that id.
+///
+/// # Errors
+/// Where there is none, or the registry cannot be read.
+pub fn find(paths: &Paths, id: Uuid) -> Result<Distro, Failure> {
+    Registry::load(paths)
+        .and_then(|registry| registry.by_id(id).cloned())
+        .map_err(|error| Failure::new("Wsl/Service", &error))
+}
+
+fn set_configured(paths: &Paths, id: Uuid) -> Result<(), Failure> {
+    registry::update(paths, |registry| {
+        registry.record(id).ok_or(RegistryError::NotFound)?.configured = true;
+        Ok(())
+    })
+    .map_err(|error: RegistryError| Failure::new("Wsl/Service", &error))
 }
 
 /// Opens a disk for this process alone. The lock lives as long as the file is open.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::machine::Exit;
-use crate::error::Diagnose;
+use crate::error::{Diagnose, io_code};
 use crate::protocol::frame::FrameError;
 use crate::protocol::session::ExitStatus;
 
@@ -106,20 +106,12 @@ impl Diagnose for ServiceError {
             Self::Configure { .. } => "CreateInstance/ConfigureDistro/E_FAIL",
             Self::ConnectionLost => "E_FAIL",
             Self::Crashed { .. } => "WSL_E_VM_CRASHED",
-            Self::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "CreateInstance/AttachDisk/ERROR_FILE_NOT_FOUND"
+            Self::Disk { source, .. } | Self::State { source, .. } | Self::System { source, .. } => {
+                io_code(source)
             }
-            Self::Disk { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "CreateInstance/AttachDisk/E_ACCESSDENIED"
-            }
-            Self::Disk { .. } => "CreateInstance/AttachDisk/E_FAIL",
-            Self::DiskInUse { .. } => "CreateInstance/AttachDisk/ERROR_SHARING_VIOLATION",
+            Self::DiskInUse { .. } => "ERROR_SHARING_VIOLATION",
             Self::Malformed(_) | Self::Streams { .. } => "E_UNEXPECTED",
             Self::ShuttingDown | Self::Stopped { .. } => "E_ABORT",
-            Self::State { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "E_ACCESSDENIED"
-            }
-            Self::State { .. } | Self::System { .. } => "E_FAIL",
         }
     }
 

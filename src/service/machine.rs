@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::host::Settings;
+use crate::config::wslconfig::WslConfig;
 use crate::error::{Diagnose, Failure};
 
 /// How a machine ended.
@@ -97,7 +97,7 @@ pub trait Boot: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Where this host cannot run it, or it has no kernel.
-    fn boot(&self, settings: &Settings) -> Result<Arc<dyn Machine>, Failure>;
+    fn boot(&self, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure>;
 }
 
 /// Why a machine does not do what is asked.

@@ -11,7 +11,6 @@ pub mod control;
 pub mod daemon;
 pub mod distro;
 pub mod error;
-pub mod host;
 pub mod machine;
 pub mod server;
 pub mod session;

@@ -65,12 +65,15 @@ fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, connected: Conne
     let leaving = !same && supervisor.begin_leave_if_idle();
     let welcome = Welcome { build: build::id().to_owned(), busy: !leaving };
     let _ = frame::write(&mut stream, &welcome);
+    let Ok(held) = stream.try_clone() else { return };
     if leaving {
         supervisor.shutdown(false, 1);
         supervisor.leave();
         // The client waits for the end of this connection, which is the process's.
-        std::mem::forget(stream);
+        std::mem::forget(held);
+        return;
     }
+    drop(held);
     if !same {
         return;
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::distro::find;
 use super::error::ServiceError;
 use super::log;
 use super::supervisor::{OpenError, Supervisor};
@@ -87,7 +88,7 @@ pub fn run(supervisor: &Arc<Supervisor>, mut client: UnixStream, run: Run, strea
     for warning in warnings {
         let _ = frame::write(&mut client, &Answer::Warning(warning));
     }
-    let opened = supervisor.host.find(run.distro).and_then(|record| {
+    let opened = find(&supervisor.paths, run.distro).and_then(|record| {
         let user = run.user.map_or(User::Number(record.default_uid), User::Name);
         let session = Session {
             distro: run.distro,

@@ -7,7 +7,6 @@
 //! time; the watch sleeps until the nearest of these.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,10 +15,10 @@ use uuid::Uuid;
 
 use super::attempt::Attempt;
 use super::error::ServiceError;
-use super::host::Host;
 use super::machine::Boot;
 use super::vm::Vm;
 use super::{distro, lock};
+use crate::config::paths::Paths;
 use crate::error::Failure;
 use crate::protocol::client::{self, Progress, RunningDistro, Status};
 
@@ -35,12 +34,10 @@ const REASON_LIMIT: Duration = Duration::from_secs(5);
 /// The one owner of everything that runs.
 #[derive(Debug)]
 pub struct Supervisor {
-    /// What the user's files say.
-    pub host: Box<dyn Host>,
+    /// Where the user's files are.
+    pub paths: Paths,
     /// What makes machines.
     pub boot: Box<dyn Boot>,
-    /// Where kernel logs are kept.
-    pub logs: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
     next_session: AtomicU64,
@@ -139,11 +136,10 @@ pub enum OpenError {
 impl Supervisor {
     /// A supervisor of nothing yet.
     #[must_use]
-    pub fn new(host: Box<dyn Host>, boot: Box<dyn Boot>, logs: PathBuf) -> Arc<Self> {
+    pub fn new(paths: Paths, boot: Box<dyn Boot>) -> Arc<Self> {
         Arc::new(Self {
-            host,
+            paths,
             boot,
-            logs,
             state: Mutex::new(State {
                 phase: Phase::Serving,
                 machine: Slot::Off,
@@ -328,7 +324,7 @@ impl Supervisor {
             for (id, distro) in &mut state.distros {
                 if let (Stage::Running, Some((vm, lun)), true) =
                     (&distro.stage, &distro.place, distro.sessions.is_empty())
-                    && due(distro.idle_since, vm.settings.distro_idle, now, &mut next)
+                    && due(distro.idle_since, vm.settings.instance_idle_timeout, now, &mut next)
                 {
                     let attempt = Arc::new(Attempt::default());
                     distro.stage = Stage::Stopping(Arc::clone(&attempt));
@@ -347,7 +343,7 @@ impl Supervisor {
             if state.distros.is_empty() && state.phase == Phase::Serving {
                 match &state.machine {
                     Slot::Running(vm) => {
-                        if due(state.quiet_since, vm.settings.machine_idle, now, &mut next) {
+                        if due(state.quiet_since, vm.settings.vm_idle_timeout, now, &mut next) {
                             let vm = Arc::clone(vm);
                             state.machine = Slot::Stopping(Arc::clone(&vm));
                             let supervisor = Arc::clone(self);

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
-use super::host::Settings;
 use super::log;
 use super::machine::{Exit, Machine, MachineError};
 use super::supervisor::Supervisor;
+use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
 use crate::protocol::guest::{Configure, Request};
@@ -28,7 +28,7 @@ pub struct Vm {
     /// `uname -r` of the guest.
     pub kernel: String,
     /// What it was started with.
-    pub settings: Settings,
+    pub settings: WslConfig,
     end: OnceLock<Failure>,
 }
 
@@ -38,10 +38,10 @@ impl Vm {
     /// # Errors
     /// Where the machine cannot be built, or its guest does not come up in time.
     pub fn start(supervisor: &Arc<Supervisor>) -> Result<(Arc<Self>, Vec<String>), Failure> {
-        let settings = supervisor.host.settings();
+        let settings = WslConfig::load(&supervisor.paths);
         let mut warnings = settings.warnings.clone();
         let machine = supervisor.boot.boot(&settings)?;
-        let logs = supervisor.logs.clone();
+        let logs = supervisor.paths.logs();
         let fail = |machine: &Arc<dyn Machine>| {
             machine.kill();
             match machine.wait() {
@@ -52,7 +52,7 @@ impl Vm {
             }
         };
         let greeting = machine
-            .control(settings.boot_limit)
+            .control(settings.kernel_boot_timeout)
             .map_err(|error| match error {
                 MachineError::BootTimeout { seconds, .. } => {
                     // The console's own log dies with the machine's next boot.
@@ -63,7 +63,7 @@ impl Vm {
                 error => Failure::new("Wsl/Service", &error),
             })
             .and_then(|stream| {
-                Control::open(stream, settings.boot_limit)
+                Control::open(stream, settings.kernel_boot_timeout)
                     .map_err(|error| Failure::new("Wsl/Service", &error))
             });
         let (control, reader, kernel) = match greeting {
@@ -98,7 +98,7 @@ impl Vm {
             log(format_args!("the virtual machine has ended: {exit}"));
             let failure = match exit {
                 exit @ (Exit::Reset | Exit::Failure { .. }) => {
-                    crash(watched.machine.as_ref(), exit, &supervisor.logs)
+                    crash(watched.machine.as_ref(), exit, &supervisor.paths.logs())
                 }
                 Exit::Killed | Exit::PowerOff => {
                     Failure::new("Wsl/Service", &ServiceError::ShuttingDown)
@@ -144,7 +144,7 @@ impl Vm {
             modules: self.machine.modules(),
         });
         self.control
-            .request(request, self.settings.boot_limit)
+            .request(request, self.settings.kernel_boot_timeout)
             .map_err(|error| Failure::new("Wsl/Service/CreateVm", &error))
     }
 }
