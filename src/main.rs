@@ -4,5 +4,8 @@ use std::env;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if env::args_os().nth(1).is_some_and(|word| word == wslr::service::ARGUMENT) {
+        return wslr::service::run();
+    }
     wslr::command::main(env::args_os().skip(1).collect())
 }

@@ -4,10 +4,13 @@
 //! ended. Data goes to standard output; errors to standard error as `wslr: <message>`, a
 //! hint and an `Error code:` line, with status 255 (behaviour reference 1.1).
 
+pub mod client;
 mod grammar;
 mod list;
 mod output;
+pub mod run;
 mod set_default;
+mod signals;
 mod status;
 mod table;
 mod usage;
