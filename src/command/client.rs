@@ -185,7 +185,9 @@ pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
             stream
         }
         Greeted::Another(stream, welcome) => {
-            if welcome.busy && let Some(process) = process(&stream) {
+            if welcome.busy
+                && let Some(process) = process(&stream)
+            {
                 let _ = kill(process, Signal::SIGTERM);
             }
             stream
@@ -247,8 +249,8 @@ fn greet(paths: &Paths, limit: Duration) -> Result<Greeted, Failure> {
     }
     stream.set_read_timeout(Some(limit)).map_err(failed)?;
     let hello = Hello { build: build::id().to_owned() };
-    let welcome = frame::write(&mut stream, &hello)
-        .and_then(|()| frame::read::<Welcome>(&mut stream));
+    let welcome =
+        frame::write(&mut stream, &hello).and_then(|()| frame::read::<Welcome>(&mut stream));
     stream.set_read_timeout(None).map_err(failed)?;
     Ok(match welcome {
         Ok(welcome) if welcome.build == hello.build => Greeted::Ready(stream),

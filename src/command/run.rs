@@ -86,9 +86,8 @@ enum Descriptor {
 /// # Errors
 /// Where the command could not be started, or its connection was lost.
 pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
-    let failed = |action| move |source| {
-        Failure::new("Wsl/Service", &RunError::System { action, source })
-    };
+    let failed =
+        |action| move |source| Failure::new("Wsl/Service", &RunError::System { action, source });
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let size = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().find_map(window_size);
     let plan = plan(

@@ -106,9 +106,9 @@ impl Diagnose for ServiceError {
             Self::Configure { .. } => "CreateInstance/ConfigureDistro/E_FAIL",
             Self::ConnectionLost => "E_FAIL",
             Self::Crashed { .. } => "WSL_E_VM_CRASHED",
-            Self::Disk { source, .. } | Self::State { source, .. } | Self::System { source, .. } => {
-                io_code(source)
-            }
+            Self::Disk { source, .. }
+            | Self::State { source, .. }
+            | Self::System { source, .. } => io_code(source),
             Self::DiskInUse { .. } => "ERROR_SHARING_VIOLATION",
             Self::Malformed(_) | Self::Streams { .. } => "E_UNEXPECTED",
             Self::ShuttingDown | Self::Stopped { .. } => "E_ABORT",

@@ -542,8 +542,7 @@ impl Supervisor {
 
     fn spawn_start(self: &Arc<Self>, id: Uuid, attempt: &Arc<Attempt>) {
         let (supervisor, theirs) = (Arc::clone(self), Arc::clone(attempt));
-        let spawned =
-            super::spawn("distro-start", move || distro::start(&supervisor, id, &theirs));
+        let spawned = super::spawn("distro-start", move || distro::start(&supervisor, id, &theirs));
         if let Err(failure) = spawned {
             self.discard(id, attempt);
             attempt.finish(Err(failure));
@@ -638,12 +637,7 @@ impl State {
 
 /// Whether something idle since then has been so long enough; else the time when it will
 /// have been lowers `next`.
-fn due(
-    since: Instant,
-    limit: Option<Duration>,
-    now: Instant,
-    next: &mut Option<Instant>,
-) -> bool {
+fn due(since: Instant, limit: Option<Duration>, now: Instant, next: &mut Option<Instant>) -> bool {
     let Some(deadline) = limit.and_then(|limit| since.checked_add(limit)) else { return false };
     if deadline <= now {
         return true;
