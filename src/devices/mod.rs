@@ -8,6 +8,7 @@
 
 pub mod buffers;
 pub mod ring;
+pub mod scsi;
 #[cfg(test)]
 pub mod testing;
 
