@@ -1,12 +1,10 @@
 //! The adapter as the transport sees it.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_SCSI;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::MAXIMUM_UNITS;
@@ -14,8 +12,9 @@ use super::bus::ScsiBus;
 use super::pool::Pool;
 use super::state::ScsiState;
 use super::wire::{self, Configuration, Event};
-use super::worker::{self, Context};
+use super::worker::{self as scsi_worker, Context};
 use crate::devices::ring::Ring;
+use crate::devices::worker::Worker;
 use crate::devices::{Activation, ActivationError, VirtioDevice};
 
 const CONTROL_QUEUE_SIZE: u16 = 64;
@@ -37,7 +36,7 @@ pub struct ScsiDevice {
 #[derive(Debug)]
 struct Running {
     context: Context,
-    threads: Vec<JoinHandle<()>>,
+    workers: Vec<Worker>,
 }
 
 impl ScsiDevice {
@@ -75,28 +74,25 @@ impl ScsiDevice {
 
     /// Ends all threads, and with them every use of guest memory.
     fn stop(&mut self) {
-        let Some(Running { context, threads }) = self.running.take() else { return };
-        // It can only fail when it was written before, and then it is set.
-        let _ = context.stop.write(1);
-        for thread in threads {
-            // A thread that panicked has ended, which is all that counts here.
-            let _ = thread.join();
-        }
+        let Some(Running { context, workers }) = self.running.take() else { return };
+        drop(workers);
+        context.pool.drain();
+        self.bus.disconnect();
+    }
         context.pool.drain();
         self.bus.disconnect();
     }
 
-    fn start(&mut self, activation: Activation) -> std::io::Result<()> {
+    fn start(&mut self, activation: Activation) -> Result<(), ActivationError> {
         let context = Context {
             bus: self.bus.clone(),
             pool: Pool::default(),
-            stop: Arc::new(EventFd::new(libc::EFD_NONBLOCK)?),
             cdb_size: self.configuration.cdb_size.get() as usize,
             sense_size: self.configuration.sense_size.get() as usize,
         };
         let running =
-            self.running.insert(Running { context: context.clone(), threads: Vec::new() });
-        context.pool.start()?;
+            self.running.insert(Running { context: context.clone(), workers: Vec::new() });
+        context.pool.start().map_err(resources)?;
         let mut queues = activation.queues.into_iter().zip(0..).map(|(active, index)| {
             let ring = Ring::new(
                 index,
@@ -110,18 +106,27 @@ impl ScsiDevice {
         let (Some((control, control_notified, _)), Some((events, events_notified, _))) =
             (queues.next(), queues.next())
         else {
-            return Err(std::io::ErrorKind::InvalidInput.into());
+            return Err(resources(std::io::ErrorKind::InvalidInput.into()));
         };
         for (ring, notified, index) in queues.filter(|(ring, ..)| !ring.is_broken()) {
-            let name = format!("scsi-queue{}", index - 2);
-            let thread = worker::start_requests(context.clone(), name, ring, notified)?;
-            running.threads.push(thread);
+            let name = match index {
+                2 => "scsi-queue0",
+                3 => "scsi-queue1",
+                4 => "scsi-queue2",
+                _ => "scsi-queue3",
+            };
+            let thread = scsi_worker::start_requests(context.clone(), name, ring, notified)?;
+            running.workers.push(thread);
         }
         self.bus.connect(events);
-        let thread = worker::start_control(context, control, control_notified, events_notified)?;
-        running.threads.push(thread);
+        let thread = scsi_worker::start_control(context, control, control_notified, events_notified)?;
+        running.workers.push(thread);
         Ok(())
     }
+}
+
+fn resources(source: std::io::Error) -> ActivationError {
+    ActivationError::Resources { device: "scsi", source }
 }
 
 impl VirtioDevice for ScsiDevice {
@@ -173,10 +178,11 @@ impl VirtioDevice for ScsiDevice {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.stop();
-        self.start(activation).map_err(|source| {
+        let started = self.start(activation);
+        if started.is_err() {
             self.stop();
-            ActivationError::Resources { device: "scsi", source }
-        })
+        }
+        started
     }
 
     fn reset(&mut self) {

@@ -4,11 +4,9 @@
 //! the host's page cache included; the rest goes to the [`Pool`]. One more thread serves
 //! the control and event queues.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
@@ -23,19 +21,17 @@ use super::wire::{
 };
 use crate::devices::buffers::Buffers;
 use crate::devices::ring::{Chain, Ring};
+use crate::devices::worker::Worker;
+use crate::devices::ActivationError;
 
 /// How long task management waits for a command that hangs in the host.
 const TASK_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Chains served before a thread looks whether it shall stop.
-const BATCH: usize = 256;
 
 /// What all threads of one activation share.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) bus: ScsiBus,
     pub(super) pool: Pool,
-    pub(super) stop: Arc<EventFd>,
     pub(super) cdb_size: usize,
     pub(super) sense_size: usize,
 }
@@ -47,78 +43,37 @@ fn lock(ring: &SharedRing) -> MutexGuard<'_, Ring> {
     ring.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for events, each known by its place in the list; `None` means stop.
-struct Waiter {
-    epoll: Epoll,
-}
-
-impl Waiter {
-    fn new(stop: &EventFd, events: &[&EventFd]) -> io::Result<Self> {
-        use std::os::fd::AsRawFd as _;
-        let epoll = Epoll::new()?;
-        for (number, event) in std::iter::once(&stop).chain(events).enumerate() {
-            epoll.ctl(
-                ControlOperation::Add,
-                event.as_raw_fd(),
-                EpollEvent::new(EventSet::IN, number as u64),
-            )?;
-        }
-        Ok(Self { epoll })
-    }
-
-    fn wait(&self, timeout: i32) -> io::Result<Option<Vec<u64>>> {
-        let mut ready = [EpollEvent::default(); 4];
-        let count = match self.epoll.wait(timeout, &mut ready) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(error),
-        };
-        let numbers: Vec<u64> = ready.iter().take(count).map(EpollEvent::data).collect();
-        Ok(if numbers.contains(&0) { None } else { Some(numbers) })
-    }
-}
-
 /// Starts the thread of one request queue.
 pub(super) fn start_requests(
     context: Context,
-    name: String,
+    name: &'static str,
     ring: Ring,
     notified: EventFd,
-) -> io::Result<std::thread::JoinHandle<()>> {
-    let waiter = Waiter::new(&context.stop, &[&notified])?;
+) -> Result<Worker, ActivationError> {
     let ring = Arc::new(Mutex::new(ring));
-    std::thread::Builder::new().name(name).spawn(move || {
-        // Work may be there already, from before the thread.
-        let mut timeout = 0;
-        while let Ok(Some(numbers)) = waiter.wait(timeout) {
-            if numbers.contains(&1) {
-                // Nothing to learn from its value, and a failure only wakes once more.
-                let _ = notified.read();
-            }
-            timeout = if serve_requests(&context, &ring) { 0 } else { -1 };
-        }
-    })
+    Worker::start(name, vec![notified], move |_| serve_requests(&context, &ring))
 }
 
-/// Serves what is there; true where there may be more.
-fn serve_requests(context: &Context, ring: &SharedRing) -> bool {
+fn serve_requests(context: &Context, ring: &SharedRing) {
     lock(ring).disable_notification();
-    for _ in 0..BATCH {
-        let chain = {
-            let mut ring = lock(ring);
-            match ring.pop() {
-                Some(chain) => chain,
-                None if ring.enable_notification() => return true,
-                None => {
-                    // Chains that `pop` refused were given back.
-                    ring.signal();
-                    return false;
-                }
-            }
-        };
+    while let Some(chain) = next_chain(ring) {
         serve_request(context, ring, chain);
     }
-    true
+}
+
+/// The next chain; asks to be notified where there is none.
+fn next_chain(ring: &SharedRing) -> Option<Chain> {
+    let mut ring = lock(ring);
+    loop {
+        if let Some(chain) = ring.pop() {
+            return Some(chain);
+        }
+        if !ring.enable_notification() {
+            // Chains that `pop` refused were given back.
+            ring.signal();
+            return None;
+        }
+    }
 }
 
 /// One request as it was read from the queue.
@@ -305,40 +260,16 @@ pub(super) fn start_control(
     ring: Ring,
     notified: EventFd,
     events_notified: EventFd,
-) -> io::Result<std::thread::JoinHandle<()>> {
-    let waiter = Waiter::new(&context.stop, &[&notified, &events_notified])?;
+) -> Result<Worker, ActivationError> {
     let ring = Arc::new(Mutex::new(ring));
-    std::thread::Builder::new().name("scsi-control".into()).spawn(move || {
-        let mut timeout = 0;
-        while let Ok(Some(numbers)) = waiter.wait(timeout) {
-            if numbers.contains(&1) {
-                let _ = notified.read();
-            }
-            if numbers.contains(&2) {
-                let _ = events_notified.read();
-            }
-            context.bus.deliver();
-            timeout = if serve_controls(&context, &ring) { 0 } else { -1 };
+    Worker::start("scsi-control", vec![notified, events_notified], move |position| {
+        if position > 0 {
+            return context.bus.deliver();
+        }
+        while let Some(chain) = next_chain(&ring) {
+            serve_control(&context, &ring, chain);
         }
     })
-}
-
-fn serve_controls(context: &Context, ring: &SharedRing) -> bool {
-    for _ in 0..BATCH {
-        let chain = {
-            let mut ring = lock(ring);
-            match ring.pop() {
-                Some(chain) => chain,
-                None if ring.enable_notification() => return true,
-                None => {
-                    ring.signal();
-                    return false;
-                }
-            }
-        };
-        serve_control(context, ring, chain);
-    }
-    true
 }
 
 fn serve_control(context: &Context, ring: &SharedRing, chain: Chain) {
