@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|word| word == wslr::service::ARGUMENT) {
-        return wslr::service::run();
+        return ExitCode::from(wslr::service::run());
     }
     wslr::command::main(env::args_os().skip(1).collect())
 }

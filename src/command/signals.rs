@@ -46,13 +46,12 @@ pub fn forward(
     let mut courier = Courier {
         connection: connection.try_clone()?,
         raw: raw.cloned(),
+        terminal,
         gate: Arc::clone(gate),
         recent: Vec::new(),
     };
     // The window may have changed since the request named its size.
-    if terminal {
-        courier.resize();
-    }
+    courier.resize();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             courier.deliver(signal);
@@ -64,6 +63,8 @@ pub fn forward(
 struct Courier {
     connection: UnixStream,
     raw: Option<Arc<Raw>>,
+    /// The session has a terminal.
+    terminal: bool,
     gate: Arc<Gate>,
     /// When the last signals came that ask for the end.
     recent: Vec<Instant>,
@@ -105,6 +106,9 @@ impl Courier {
 
     fn resize(&mut self) {
         use std::os::fd::AsFd;
+        if !self.terminal {
+            return;
+        }
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let descriptors = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
         if let Some(size) = descriptors.into_iter().find_map(window_size) {

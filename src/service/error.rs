@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::machine::Exit;
 use crate::error::{Diagnose, io_code};
+use crate::vmm::exit::Exit;
 use crate::protocol::frame::FrameError;
 use crate::protocol::session::ExitStatus;
 
@@ -25,7 +25,7 @@ pub enum ServiceError {
     #[error("the connection to the command was lost")]
     ConnectionLost,
     /// The machine ended under a command.
-    #[error("the virtual machine has ended: {exit}")]
+    #[error("{exit}")]
     Crashed {
         /// How.
         exit: Exit,

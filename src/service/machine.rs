@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,33 +14,7 @@ use std::time::Duration;
 
 use crate::config::wslconfig::WslConfig;
 use crate::error::{Diagnose, Failure};
-
-/// How a machine ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Exit {
-    /// The machine monitor or its host failed.
-    Failure {
-        /// Why.
-        reason: String,
-    },
-    /// It was killed.
-    Killed,
-    /// The guest powered off.
-    PowerOff,
-    /// The guest reset itself, as its kernel does after a panic.
-    Reset,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failure { reason } => write!(formatter, "{reason}"),
-            Self::Killed => write!(formatter, "it was killed"),
-            Self::PowerOff => write!(formatter, "it powered off"),
-            Self::Reset => write!(formatter, "its kernel panicked"),
-        }
-    }
-}
+use crate::vmm::exit::Exit;
 
 /// A running machine.
 pub trait Machine: fmt::Debug + Send + Sync {
@@ -84,11 +59,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// Memory in bytes.
     fn memory(&self) -> u64;
 
-    /// Copies what the guest's kernel said last to `to`.
+    /// Writes what the guest's kernel said last to a new file.
     ///
     /// # Errors
-    /// Where the copy cannot be written.
-    fn save_log(&self, to: &Path) -> std::io::Result<()>;
+    /// Where it cannot be written.
+    fn save_log(&self, to: &Path) -> io::Result<()>;
 }
 
 /// What makes machines.
@@ -118,7 +93,7 @@ pub enum MachineError {
         log: PathBuf,
     },
     /// The machine has ended.
-    #[error("the virtual machine has ended: {exit}")]
+    #[error("{exit}")]
     Ended {
         /// How.
         exit: Exit,

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod server;
 pub mod session;
 pub mod supervisor;
+pub mod virtual_machine;
 pub mod vm;
 
 use std::fmt;
@@ -27,6 +28,12 @@ use error::ServiceError;
 
 /// The argument that makes the executable the service. Nobody types it.
 pub const ARGUMENT: &str = "--service-process";
+
+/// Runs the service to its end; gives its exit status.
+#[must_use]
+pub fn run() -> u8 {
+    daemon::run(|paths| Box::new(virtual_machine::Builder::new(paths.clone())))
+}
 
 /// A mutex's content, whether or not a thread died with it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
 use super::log;
-use super::machine::{Exit, Machine, MachineError};
+use super::machine::Machine;
 use super::supervisor::Supervisor;
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
+use crate::vmm::exit::Exit;
 use crate::protocol::frame::FrameError;
 use crate::protocol::guest::{Configure, Request};
 
@@ -53,15 +54,7 @@ impl Vm {
         };
         let greeting = machine
             .control(settings.kernel_boot_timeout)
-            .map_err(|error| match error {
-                MachineError::BootTimeout { seconds, .. } => {
-                    // The console's own log dies with the machine's next boot.
-                    let log = logs.join("kernel-boot.txt");
-                    let _ = machine.save_log(&log);
-                    Failure::new("Wsl/Service", &MachineError::BootTimeout { seconds, log })
-                }
-                error => Failure::new("Wsl/Service", &error),
-            })
+            .map_err(|error| Failure::new("Wsl/Service", &error))
             .and_then(|stream| {
                 Control::open(stream, settings.kernel_boot_timeout)
                     .map_err(|error| Failure::new("Wsl/Service", &error))
@@ -95,7 +88,7 @@ impl Vm {
         let (watched, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
         super::spawn("machine-end", move || {
             let exit = watched.machine.wait();
-            log(format_args!("the virtual machine has ended: {exit}"));
+            log(format_args!("{exit}"));
             let failure = match exit {
                 exit @ (Exit::Reset | Exit::Failure { .. }) => {
                     crash(watched.machine.as_ref(), exit, &supervisor.paths.logs())
