@@ -5,7 +5,7 @@
 //! (behaviour reference 1.1). A failure can cross the service's socket unchanged.
 
 use std::error::Error;
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,25 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
+
+/// The symbolic code of a failed system call.
+#[must_use]
+pub fn io_code(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => "ERROR_FILE_EXISTS",
+        io::ErrorKind::DirectoryNotEmpty => "ERROR_DIR_NOT_EMPTY",
+        io::ErrorKind::FileTooLarge => "ERROR_FILE_TOO_LARGE",
+        io::ErrorKind::InvalidInput => "E_INVALIDARG",
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => "ERROR_DIRECTORY",
+        io::ErrorKind::NotFound => "ERROR_FILE_NOT_FOUND",
+        io::ErrorKind::PermissionDenied => "E_ACCESSDENIED",
+        io::ErrorKind::QuotaExceeded => "ERROR_DISK_QUOTA_EXCEEDED",
+        io::ErrorKind::ReadOnlyFilesystem => "ERROR_WRITE_PROTECT",
+        io::ErrorKind::StorageFull => "ERROR_DISK_FULL",
+        io::ErrorKind::TimedOut => "ERROR_TIMEOUT",
+        _ => "E_FAIL",
+    }
+}
 
 /// An error and its sources on one line, control characters made visible.
 pub fn chain(error: &dyn Error) -> String {

@@ -1,1 +1,59 @@
 //! The command line: grammar, verbs, and what they print.
+//!
+//! [`main`] is the life of one command: read the words, do what they ask, tell how it
+//! ended. Data goes to standard output; errors to standard error as `wslr: <message>`, a
+//! hint and an `Error code:` line, with status 255 (behaviour reference 1.1).
+
+mod grammar;
+mod list;
+mod output;
+mod set_default;
+mod status;
+mod table;
+mod usage;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::config::paths::Paths;
+use crate::error::Failure;
+
+pub use grammar::{Install, Invocation, List, Run};
+pub use table::{Flag, OPTIONS, VERBS, Verb};
+pub use usage::usage;
+
+/// The status of every failure of the tool itself (`wsl`'s -1), which callers can tell
+/// from most statuses of Linux commands.
+pub const FAILURE: u8 = 255;
+
+/// Runs one command line, without the executable's name.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    match execute(arguments) {
+        Ok(status) => status,
+        Err(failure) => {
+            output::failure(&failure);
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
+    let invocation = grammar::parse(arguments).map_err(|error| error.failure())?;
+    let paths = || Paths::from_environment().map_err(|error| Failure::new("Wsl", &error));
+    match invocation {
+        Invocation::Help => output::print(&usage::usage())?,
+        Invocation::HelpFor(verb) => output::print(&usage::of_verb(verb))?,
+        Invocation::List(list) => list::list(&paths()?, &list)?,
+        Invocation::SetDefault { name } => set_default::set_default(&paths()?, &name)?,
+        Invocation::Status { json } => status::status(&paths()?, json)?,
+        Invocation::Version { json } => status::version(&paths()?, json)?,
+        Invocation::Install(_)
+        | Invocation::Run(_)
+        | Invocation::Shutdown { .. }
+        | Invocation::Terminate { .. }
+        | Invocation::Unregister { .. }
+        | Invocation::Update => return Err(Failure::plain("not built yet")),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -6,6 +6,15 @@
 //! knows nothing of the transport that carries it: it sees queues, guest memory, and an
 //! [`Interrupt`] to raise.
 
+pub mod buffers;
+pub mod console;
+pub mod ring;
+pub mod rng;
+#[cfg(test)]
+pub mod testing;
+pub mod transport;
+pub mod worker;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,1 +1,3 @@
-//! Published root file systems: compressed tar streams become entries.
+//! Root file system images: a compressed or plain tar stream becomes tree entries.
+
+pub mod tar;

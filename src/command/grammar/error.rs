@@ -1,0 +1,117 @@
+//! What is wrong with a command line.
+
+use std::ffi::OsString;
+
+use crate::config::size::SizeError;
+use crate::error::{Diagnose, Failure};
+
+/// Why words are not a command line.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum GrammarError {
+    /// `-d` or its like a second time (B010).
+    #[error("The distribution name has already been set.")]
+    AlreadySet,
+    /// Two options that exclude each other (B075).
+    #[error("Arguments {first} and {second} can't be specified at same time.")]
+    Conflict {
+        /// The one.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A word that is no option (B017).
+    #[error("Invalid command line argument: {}", argument.display())]
+    Invalid {
+        /// As typed.
+        argument: OsString,
+    },
+    /// The same, among a verb's words (B032).
+    #[error("Invalid command line argument: {}", argument.display())]
+    InvalidForVerb {
+        /// As typed.
+        argument: OsString,
+    },
+    /// `--exec` without a command, a relative `--cd`, an id that is none (B004, B009, B013).
+    #[error("The parameter is incorrect: {argument} {}", value.display())]
+    Parameter {
+        /// The option.
+        argument: &'static str,
+        /// Its value.
+        value: OsString,
+    },
+    /// An option or a verb that stands last and needs a value (B017).
+    #[error("Argument {} is missing a required parameter.", argument.display())]
+    ParameterRequired {
+        /// As typed.
+        argument: OsString,
+    },
+    /// A size that is none (B033).
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// Options of a listing that exclude each other (B037).
+    #[error("Arguments {first} and {second} can't be specified at same time.")]
+    Usage {
+        /// The one.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// An option of a verb that stands last and needs a value (B032).
+    #[error("Command line argument {} requires a value.", argument.display())]
+    ValueRequired {
+        /// As typed.
+        argument: OsString,
+    },
+    /// `--version` with something other than 1 or 2 (1.3).
+    #[error("Invalid version: {}", value.display())]
+    Version {
+        /// As typed.
+        value: OsString,
+    },
+    /// `--version 1`.
+    #[error("WSL1 is not supported.")]
+    Version1,
+}
+
+impl Diagnose for GrammarError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Version { .. } => "ERROR_VERSION_PARSE_ERROR",
+            Self::Version1 => "WSL_E_WSL1_NOT_SUPPORTED",
+            Self::Size(error) => error.code(),
+            _ => "E_INVALIDARG",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Parameter { argument: "--cd", .. } => {
+                Some("a directory starts with '/' or '~'".to_owned())
+            }
+            Self::Parameter { argument: "--exec", .. } => {
+                Some("a command has to follow --exec".to_owned())
+            }
+            Self::Parameter { argument: "--distribution-id", .. } => {
+                Some("'wslr --list --json' shows the ids".to_owned())
+            }
+            Self::Version { .. } | Self::Version1 => {
+                Some("use --version 2, or leave it out".to_owned())
+            }
+            Self::Size(error) => error.hint(),
+            _ => Some("'wslr --help' lists the arguments".to_owned()),
+        }
+    }
+}
+
+impl GrammarError {
+    /// The failure; errors of the words before a verb carry no code (B017, B037).
+    pub(in crate::command) fn failure(&self) -> Failure {
+        let failure = Failure::new("Wsl", self);
+        match self {
+            Self::Invalid { .. } | Self::ParameterRequired { .. } | Self::Usage { .. } => {
+                Failure { code: None, ..failure }
+            }
+            _ => failure,
+        }
+    }
+}

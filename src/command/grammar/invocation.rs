@@ -1,0 +1,117 @@
+//! What a command line asks for.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use crate::command::table::Verb;
+use crate::protocol::session::{Directory, Program};
+
+/// One command line, understood.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Invocation {
+    /// Show the usage.
+    Help,
+    /// Show the usage of one verb.
+    HelpFor(&'static Verb),
+    /// Install a distro.
+    Install(Install),
+    /// List distros.
+    List(List),
+    /// Run a command or a shell.
+    Run(Run),
+    /// Make a distro the default one.
+    SetDefault {
+        /// Its name.
+        name: String,
+    },
+    /// End everything.
+    Shutdown {
+        /// Do not ask the guest.
+        force: bool,
+    },
+    /// Show the default distro and what runs.
+    Status {
+        /// As JSON.
+        json: bool,
+    },
+    /// End a distro.
+    Terminate {
+        /// Its name.
+        name: String,
+    },
+    /// Remove a distro.
+    Unregister {
+        /// Its name.
+        name: String,
+    },
+    /// Fetch the current kernel.
+    Update,
+    /// Show the versions of the parts.
+    Version {
+        /// As JSON.
+        json: bool,
+    },
+}
+
+/// Which distro a command is for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Selection {
+    /// The default one.
+    #[default]
+    Default,
+    /// By id.
+    Id(Uuid),
+    /// By name, ignoring case.
+    Name(String),
+}
+
+/// A command or shell to run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Run {
+    /// In which distro.
+    pub distro: Selection,
+    /// As whom; the distro's default user where absent.
+    pub user: Option<String>,
+    /// Where; the directory of the host's current one where absent (B005).
+    pub directory: Option<Directory>,
+    /// What.
+    pub program: Program,
+}
+
+/// What to list, and how.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct List {
+    /// Also distros that are being installed or removed.
+    pub all: bool,
+    /// As JSON.
+    pub json: bool,
+    /// What can be installed, in place of what is.
+    pub online: bool,
+    /// Names only.
+    pub quiet: bool,
+    /// Only those that run.
+    pub running: bool,
+    /// With state and version.
+    pub verbose: bool,
+}
+
+/// What to install, and how.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Install {
+    /// The manifest's name; its default where absent.
+    pub distro: Option<String>,
+    /// An archive in place of a manifest's entry; `-` is standard input.
+    pub from_file: Option<OsString>,
+    /// The directory of its disk.
+    pub location: Option<PathBuf>,
+    /// The name to register.
+    pub name: Option<String>,
+    /// Prepare the kernel only.
+    pub no_distribution: bool,
+    /// Do not open it.
+    pub no_launch: bool,
+    /// The size of its disk in bytes.
+    pub size: Option<u64>,
+}

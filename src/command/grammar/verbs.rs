@@ -1,0 +1,105 @@
+//! The verbs' own options, from split words to [`Invocation`]s.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::error::GrammarError;
+use super::invocation::{Install, Invocation, List};
+use super::tail::Tail;
+use crate::command::table::Verb;
+use crate::config::size;
+
+/// Reads what follows `verb`, which was typed as `word`.
+pub(super) fn parse(
+    verb: &'static Verb,
+    word: OsString,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Invocation, GrammarError> {
+    let mut tail = Tail::parse(verb, words)?;
+    if tail.help {
+        return Ok(Invocation::HelpFor(verb));
+    }
+    let json = tail.has("--json");
+    let operand = tail.operand.take();
+    if verb.operand.is_some_and(|(_, required)| required) && operand.is_none() {
+        return Err(GrammarError::ParameterRequired { argument: word });
+    }
+    let name = || operand.as_deref().map(text).unwrap_or_default();
+    Ok(match verb.flag.long {
+        "--install" => Invocation::Install(install(tail, operand)?),
+        "--list" => Invocation::List(list(&tail)?),
+        "--set-default" => Invocation::SetDefault { name: name() },
+        "--shutdown" => Invocation::Shutdown { force: tail.has("--force") },
+        "--status" => Invocation::Status { json },
+        "--terminate" => Invocation::Terminate { name: name() },
+        "--unregister" => Invocation::Unregister { name: name() },
+        "--update" => Invocation::Update,
+        "--version" => Invocation::Version { json },
+        _ => Invocation::Help,
+    })
+}
+
+fn list(tail: &Tail) -> Result<List, GrammarError> {
+    for (first, second) in [
+        ("--quiet", "--verbose"),
+        ("--all", "--running"),
+        ("--verbose", "--online"),
+        ("--all", "--online"),
+        ("--running", "--online"),
+    ] {
+        if tail.has(first) && tail.has(second) {
+            return Err(GrammarError::Usage { first, second });
+        }
+    }
+    Ok(List {
+        all: tail.has("--all"),
+        json: tail.has("--json"),
+        online: tail.has("--online"),
+        quiet: tail.has("--quiet"),
+        running: tail.has("--running"),
+        verbose: tail.has("--verbose"),
+    })
+}
+
+fn install(mut tail: Tail, operand: Option<OsString>) -> Result<Install, GrammarError> {
+    let conflict = |first: &str, second: &str| GrammarError::Conflict {
+        first: first.to_owned(),
+        second: second.to_owned(),
+    };
+    let option = tail.value("--distribution");
+    if let (Some(operand), Some(_)) = (&operand, &option) {
+        return Err(conflict("--distribution", &text(operand)));
+    }
+    let distro = option.or(operand).as_deref().map(text);
+    let no_distribution = tail.has("--no-distribution");
+    let from_file = tail.value("--from-file");
+    match (&distro, &from_file) {
+        (Some(distro), _) if no_distribution => return Err(conflict("--no-distribution", distro)),
+        (_, Some(_)) if no_distribution => {
+            return Err(conflict("--no-distribution", "--from-file"));
+        }
+        (Some(distro), Some(_)) => return Err(conflict("--from-file", distro)),
+        _ => {}
+    }
+    match tail.value("--version").as_deref() {
+        None => {}
+        Some(value) if value == "2" => {}
+        Some(value) if value == "1" => return Err(GrammarError::Version1),
+        Some(value) => return Err(GrammarError::Version { value: value.to_owned() }),
+    }
+    let size = tail.value("--vhd-size").map(|value| size::parse(&text(&value))).transpose()?;
+    Ok(Install {
+        distro,
+        from_file,
+        location: tail.value("--location").map(PathBuf::from),
+        name: tail.value("--name").as_deref().map(text),
+        no_distribution,
+        no_launch: tail.has("--no-launch"),
+        size,
+    })
+}
+
+/// A name as text; bytes that are not UTF-8 make a name that no distro has.
+pub(super) fn text(value: &OsStr) -> String {
+    value.to_string_lossy().into_owned()
+}

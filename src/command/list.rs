@@ -1,0 +1,99 @@
+//! `--list` (behaviour reference 1.4).
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::grammar::List;
+use super::output;
+use crate::config::paths::Paths;
+use crate::error::Failure;
+use crate::registry::{Distro, Registry, State};
+
+/// One row of a listing.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    name: &'a str,
+    id: Uuid,
+    default: bool,
+    state: &'static str,
+    version: u32,
+    base_path: &'a std::path::Path,
+    flavor: &'a str,
+    os_version: &'a str,
+}
+
+/// Prints the listing that is asked for.
+pub(super) fn list(paths: &Paths, list: &List) -> Result<(), Failure> {
+    let registry = Registry::load(paths).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let rows = rows(&registry, list, &[]);
+    if list.json {
+        return output::json(&rows);
+    }
+    if list.quiet {
+        return output::print(
+            &rows.iter().map(|row| format!("{}\n", row.name)).collect::<String>(),
+        );
+    }
+    if list.running && rows.is_empty() {
+        return Err(Failure::plain("There are no running distributions."));
+    }
+    if rows.is_empty() {
+        let error = crate::registry::RegistryError::NoDefault;
+        return Err(Failure { code: None, ..Failure::new("Wsl", &error) });
+    }
+    output::print(&if list.verbose { verbose(&rows) } else { plain(&rows) })
+}
+
+/// The distros to show, the default one first.
+fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a>> {
+    let default = registry.default_distro().ok().map(|distro| distro.id);
+    let shown = |distro: &&Distro| {
+        let state = distro.state == State::Installed || list.all || list.verbose;
+        state && (!list.running || list.verbose || running.contains(&distro.id))
+    };
+    let mut rows: Vec<Row<'_>> = registry
+        .distros
+        .iter()
+        .filter(shown)
+        .map(|distro| Row {
+            name: &distro.name,
+            id: distro.id,
+            default: default == Some(distro.id),
+            state: match distro.state {
+                State::Installing => "Installing",
+                State::Uninstalling => "Uninstalling",
+                State::Installed if running.contains(&distro.id) => "Running",
+                State::Installed => "Stopped",
+            },
+            version: distro.version,
+            base_path: &distro.base_path,
+            flavor: &distro.flavor,
+            os_version: &distro.os_version,
+        })
+        .collect();
+    rows.sort_by_key(|row| !row.default);
+    rows
+}
+
+fn plain(rows: &[Row<'_>]) -> String {
+    let mut text = "Windows Subsystem for Linux Distributions:\n".to_owned();
+    for row in rows {
+        let mark = if row.default { " (Default)" } else { "" };
+        _ = writeln!(text, "{}{mark}", row.name);
+    }
+    text
+}
+
+fn verbose(rows: &[Row<'_>]) -> String {
+    let longest = rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max("NAME".len());
+    let width = longest + 4;
+    let mut text = format!("{} {:width$}{:16}{}\n", ' ', "NAME", "STATE", "VERSION");
+    for row in rows {
+        let mark = if row.default { '*' } else { ' ' };
+        _ = writeln!(text, "{mark} {:width$}{:16}{}", row.name, row.state, row.version);
+    }
+    text
+}

@@ -1,0 +1,185 @@
+//! Every option and verb, once.
+//!
+//! The parser, `--help`, the man page and the shell completions all read this table, so
+//! they cannot disagree.
+
+/// An option, or the word that names a verb.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Flag {
+    /// The long spelling, with its dashes.
+    pub long: &'static str,
+    /// Another long spelling that is understood but not shown.
+    pub alias: Option<&'static str>,
+    /// The short spelling's letter.
+    pub short: Option<char>,
+    /// What its value is called; `None` where it takes none.
+    pub value: Option<&'static str>,
+    /// One line for the user, upper case at its start, full stop at its end.
+    pub help: &'static str,
+}
+
+/// A management command.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Verb {
+    /// What it is called. Its `value` is never set.
+    pub flag: Flag,
+    /// What its operand is called, and whether it has to be there.
+    pub operand: Option<(&'static str, bool)>,
+    /// Its own options.
+    pub options: &'static [Flag],
+}
+
+impl Flag {
+    const fn new(long: &'static str, help: &'static str) -> Self {
+        Self { long, alias: None, short: None, value: None, help }
+    }
+
+    const fn short(self, short: char) -> Self {
+        Self { short: Some(short), ..self }
+    }
+
+    const fn alias(self, alias: &'static str) -> Self {
+        Self { alias: Some(alias), ..self }
+    }
+
+    const fn value(self, value: &'static str) -> Self {
+        Self { value: Some(value), ..self }
+    }
+
+    /// Whether `word` is one of its long spellings or its short one, exactly.
+    #[must_use]
+    pub fn is(&self, word: &str) -> bool {
+        let mut characters = word.chars();
+        self.long == word
+            || self.alias == Some(word)
+            || (characters.next() == Some('-')
+                && self.short.is_some()
+                && characters.next() == self.short
+                && characters.next().is_none())
+    }
+}
+
+impl Verb {
+    /// The verb of that long spelling.
+    #[must_use]
+    pub fn named(long: &str) -> Option<&'static Self> {
+        VERBS.iter().find(|verb| verb.flag.long == long)
+    }
+}
+
+const JSON: Flag = Flag::new("--json", "Print JSON.");
+
+/// The options that stand before a command to run.
+pub const OPTIONS: &[Flag] = &[
+    Flag::new("--cd", "Start in this directory: '/...' or '~' in the distribution.").value("DIR"),
+    Flag::new("--distribution", "Run this distribution instead of the default one.")
+        .short('d')
+        .value("NAME"),
+    Flag::new("--distribution-id", "Run the distribution with this id.").value("ID"),
+    Flag::new("--user", "Run as this user instead of the default one.").short('u').value("NAME"),
+    Flag::new("--exec", "Run the words that follow without a shell.").short('e'),
+    Flag::new("--shell-type", "How the command is run: standard, login or none.").value("TYPE"),
+];
+
+/// The management commands.
+pub const VERBS: &[Verb] = &[
+    Verb { flag: Flag::new("--help", "Show this text."), operand: None, options: &[] },
+    Verb {
+        flag: Flag::new("--install", "Install a distribution, and open it."),
+        operand: Some(("NAME", false)),
+        options: &[
+            Flag::new("--distribution", "The distribution, as its operand.")
+                .short('d')
+                .value("NAME"),
+            Flag::new("--from-file", "Install from an archive; '-' is standard input.")
+                .short('f')
+                .value("FILE"),
+            Flag::new("--location", "Keep the distribution's disk in this directory.")
+                .short('l')
+                .value("DIR"),
+            Flag::new("--name", "Register it under this name.").value("NAME"),
+            Flag::new("--no-distribution", "Prepare the kernel only."),
+            Flag::new("--no-launch", "Do not open it.").short('n'),
+            Flag::new("--version", "The WSL version of the distribution: 2.").value("VERSION"),
+            Flag::new("--vhd-size", "The size of its disk, e.g. 64GB.").value("SIZE"),
+        ],
+    },
+    Verb {
+        flag: Flag::new("--list", "List the installed distributions.").short('l'),
+        operand: None,
+        options: &[
+            Flag::new("--all", "Also those that are being installed or removed."),
+            Flag::new("--running", "Only those that run."),
+            Flag::new("--quiet", "Names only.").short('q'),
+            Flag::new("--verbose", "With state and version.").short('v'),
+            Flag::new("--online", "Those that can be installed.").short('o'),
+            JSON,
+        ],
+    },
+    Verb {
+        flag: Flag::new("--set-default", "Make a distribution the default one.")
+            .short('s')
+            .alias("--setdefault"),
+        operand: Some(("NAME", true)),
+        options: &[],
+    },
+    Verb {
+        flag: Flag::new("--shutdown", "End all distributions and the virtual machine."),
+        operand: None,
+        options: &[Flag::new("--force", "Do not wait for anything.")],
+    },
+    Verb {
+        flag: Flag::new("--status", "Show the default distribution and what runs."),
+        operand: None,
+        options: &[JSON],
+    },
+    Verb {
+        flag: Flag::new("--terminate", "End a distribution.").short('t'),
+        operand: Some(("NAME", true)),
+        options: &[],
+    },
+    Verb {
+        flag: Flag::new("--unregister", "Remove a distribution and delete its disk."),
+        operand: Some(("NAME", true)),
+        options: &[],
+    },
+    Verb { flag: Flag::new("--update", "Fetch the current kernel."), operand: None, options: &[] },
+    Verb {
+        flag: Flag::new("--version", "Show the versions of the parts.").short('v'),
+        operand: None,
+        options: &[JSON],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_flags_of_one_place_share_a_spelling() {
+        let top = OPTIONS.iter().chain(VERBS.iter().map(|verb| &verb.flag));
+        assert_distinct(top);
+        for verb in VERBS {
+            assert_distinct(verb.options.iter());
+        }
+    }
+
+    fn assert_distinct(flags: impl Iterator<Item = &'static Flag>) {
+        let mut seen = Vec::new();
+        for flag in flags {
+            let short = flag.short.map(|short| format!("-{short}"));
+            for spelling in [Some(flag.long.to_owned()), flag.alias.map(str::to_owned), short] {
+                let Some(spelling) = spelling else { continue };
+                assert!(!seen.contains(&spelling), "{spelling} stands twice");
+                seen.push(spelling);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_is_known_by_each_of_its_spellings() {
+        let flag = &Verb::named("--set-default").unwrap().flag;
+        assert!(flag.is("--set-default") && flag.is("--setdefault") && flag.is("-s"));
+        assert!(!flag.is("-") && !flag.is("-ss") && !flag.is("--set"));
+    }
+}

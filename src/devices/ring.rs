@@ -1,0 +1,179 @@
+//! One virtqueue as a device's worker uses it.
+//!
+//! Wraps `virtio_queue::Queue` so that a driver that breaks the rules costs only its own
+//! device: a chain that is not wholly guest memory is given back at once and empty, a
+//! ring that cannot be read is never touched again (reading on would spin for ever).
+
+use std::fmt;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+
+use super::buffers::{Buffers, NotGuestMemory, Segment};
+use super::{GuestMemory, Interrupt};
+
+/// The most descriptors of one chain. Drivers stay below the queue's size (virtio 1.2,
+/// 2.7.5.3.1); this bounds what an indirect table can make the device allocate.
+const MAXIMUM_SEGMENTS: usize = 1024;
+
+/// Buffers that the driver made available, to be given back with [`Ring::add_used`].
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// Its number, for giving it back.
+    pub head: u16,
+    /// What the device reads.
+    pub readable: Vec<Segment>,
+    /// What the device writes.
+    pub writable: Vec<Segment>,
+}
+
+impl Chain {
+    /// The memory the device reads.
+    ///
+    /// # Errors
+    /// None for a chain that [`Ring::pop`] returned for the same memory.
+    pub fn reader<'m>(&self, memory: &'m GuestMemory) -> Result<Buffers<'m>, NotGuestMemory> {
+        Buffers::new(memory, &self.readable)
+    }
+
+    /// The memory the device writes.
+    ///
+    /// # Errors
+    /// None for a chain that [`Ring::pop`] returned for the same memory.
+    pub fn writer<'m>(&self, memory: &'m GuestMemory) -> Result<Buffers<'m>, NotGuestMemory> {
+        Buffers::new(memory, &self.writable)
+    }
+}
+
+/// A virtqueue being served.
+pub struct Ring {
+    queue: Queue,
+    memory: GuestMemory,
+    interrupt: Arc<dyn Interrupt>,
+    index: u16,
+    broken: bool,
+}
+
+impl Ring {
+    /// Takes over queue `index`. One that the driver did not make ready, or placed
+    /// outside its memory, stays empty.
+    #[must_use]
+    pub fn new(
+        index: u16,
+        mut queue: Queue,
+        memory: GuestMemory,
+        interrupt: Arc<dyn Interrupt>,
+        features: u64,
+    ) -> Self {
+        queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        let broken = !queue.is_valid(memory.as_ref());
+        Self { queue, memory, interrupt, index, broken }
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Whether the driver broke the ring, or never made it ready.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The next chain.
+    pub fn pop(&mut self) -> Option<Chain> {
+        for _ in 0..self.queue.size() {
+            if self.broken {
+                return None;
+            }
+            let memory = Arc::clone(&self.memory);
+            let mut available = match self.queue.iter(memory.as_ref()) {
+                Ok(available) => available,
+                Err(_) => {
+                    self.broken = true;
+                    return None;
+                }
+            };
+            let descriptors = available.next()?;
+            let mut chain = Chain {
+                head: descriptors.head_index(),
+                readable: Vec::new(),
+                writable: Vec::new(),
+            };
+            for descriptor in descriptors.take(MAXIMUM_SEGMENTS + 1) {
+                let segment = Segment { address: descriptor.addr(), length: descriptor.len() };
+                if descriptor.is_write_only() {
+                    chain.writable.push(segment);
+                } else {
+                    chain.readable.push(segment);
+                }
+            }
+            let segments = chain.readable.len() + chain.writable.len();
+            if (1..=MAXIMUM_SEGMENTS).contains(&segments)
+                && chain.reader(&memory).is_ok()
+                && chain.writer(&memory).is_ok()
+            {
+                return Some(chain);
+            }
+            self.add_used(chain.head, 0);
+        }
+        None
+    }
+
+    /// Undoes the last `count` calls of [`Ring::pop`], which must have returned chains
+    /// directly after one another.
+    pub fn put_back(&mut self, count: u16) {
+        let position = self.queue.next_avail().wrapping_sub(count);
+        self.queue.set_next_avail(position);
+    }
+
+    /// Gives a chain back, `length` bytes of it written.
+    pub fn add_used(&mut self, head: u16, length: u32) {
+        if !self.broken && self.queue.add_used(self.memory.as_ref(), head, length).is_err() {
+            self.broken = true;
+        }
+    }
+
+    /// Tells the driver of used chains, where it wants to know.
+    pub fn signal(&mut self) {
+        if !self.broken && self.queue.needs_notification(self.memory.as_ref()).unwrap_or(false) {
+            self.interrupt.queue_used(self.index);
+        }
+    }
+
+    /// Asks the driver not to notify.
+    pub fn disable_notification(&mut self) {
+        if !self.broken && self.queue.disable_notification(self.memory.as_ref()).is_err() {
+            self.broken = true;
+        }
+    }
+
+    /// Asks the driver to notify of its next chain; true where there is one already.
+    pub fn enable_notification(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        match self.queue.enable_notification(self.memory.as_ref()) {
+            Ok(false) => false,
+            Ok(true) if self.queue.iter(self.memory.as_ref()).is_ok() => true,
+            Ok(true) | Err(_) => {
+                self.broken = true;
+                false
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Ring")
+            .field("index", &self.index)
+            .field("queue", &self.queue)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! Why the registry cannot be read or changed.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Diagnose, io_code};
+
+/// Why the registry cannot be read or changed, or does not hold what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A name that is taken.
+    #[error("A distribution with the name '{name}' already exists.")]
+    AlreadyExists {
+        /// The name.
+        name: String,
+    },
+    /// The file is not what `wslr` writes.
+    #[error("the registry '{path}' is damaged in line {line}: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What was expected.
+        reason: String,
+    },
+    /// A system call failed.
+    #[error("cannot {action} '{path}'")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A newer `wslr` wrote the file.
+    #[error("the registry '{path}' has version {version}; this wslr knows up to {known}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The newest known.
+        known: u32,
+    },
+    /// No distro is registered (B039).
+    #[error("There is no default distribution: none is installed.")]
+    NoDefault,
+    /// No distro of that name or id (B008).
+    #[error("There is no distribution with the supplied name.")]
+    NotFound,
+}
+
+impl Diagnose for RegistryError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyExists { .. } => "ERROR_ALREADY_EXISTS",
+            Self::Damaged { .. } => "ERROR_FILE_CORRUPT",
+            Self::Io { source, .. } => io_code(source),
+            Self::Newer { .. } => "ERROR_REVISION_MISMATCH",
+            Self::NoDefault => "WSL_E_DEFAULT_DISTRO_NOT_FOUND",
+            Self::NotFound => "WSL_E_DISTRO_NOT_FOUND",
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::AlreadyExists { .. } => "choose another name with --name".to_owned(),
+            Self::Damaged { path, .. } => {
+                format!("mend or move away '{}'; the disks it names are untouched", path.display())
+            }
+            Self::Newer { .. } => "use the newer wslr".to_owned(),
+            Self::NoDefault => "'wslr --list --online' shows what can be installed, \
+                'wslr --install NAME' installs it"
+                .to_owned(),
+            Self::NotFound => "'wslr --list' shows the installed distributions".to_owned(),
+            Self::Io { .. } => return None,
+        })
+    }
+}
