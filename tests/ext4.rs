@@ -57,7 +57,8 @@ struct Mount(TempDir);
 impl Mount {
     fn new(image: &Path, options: &str) -> Self {
         let point = tempfile::tempdir().unwrap();
-        let arguments = ["-o".as_ref(), options.as_ref(), image.as_os_str(), point.path().as_os_str()];
+        let arguments =
+            ["-o".as_ref(), options.as_ref(), image.as_os_str(), point.path().as_os_str()];
         run("mount", &arguments);
         Self(point)
     }
@@ -99,10 +100,8 @@ fn facts(root: &Path) -> (BTreeMap<PathBuf, Facts>, Vec<Vec<PathBuf>>) {
         let metadata = fs::symlink_metadata(&path).unwrap();
         let relative = path.strip_prefix(root).unwrap().to_owned();
         let kind = metadata.file_type();
-        let is_special = kind.is_fifo()
-            || kind.is_socket()
-            || kind.is_char_device()
-            || kind.is_block_device();
+        let is_special =
+            kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device();
         if kind.is_dir() {
             pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else {

@@ -162,9 +162,8 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// The system's.
 pub fn copy_mount(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let flags = libc::OPEN_TREE_CLONE
-        | libc::OPEN_TREE_CLOEXEC
-        | libc::AT_RECURSIVE.cast_unsigned();
+    let flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
     // SAFETY: the path is NUL-terminated and lives through the call.
     let fd = Errno::result(unsafe {
         libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags)
@@ -313,9 +312,7 @@ pub fn set_controlling_terminal(terminal: &impl AsFd) -> io::Result<()> {
 pub fn readable_bytes(fd: &impl AsFd) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: the pointer is to a local integer.
-    Errno::result(unsafe {
-        libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count)
-    })?;
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 

@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Diagnose, io_code};
-use crate::vmm::exit::Exit;
 use crate::protocol::frame::FrameError;
 use crate::protocol::session::ExitStatus;
+use crate::vmm::exit::Exit;
 
 /// Why the service could not do what a command asked.
 #[derive(Debug, thiserror::Error)]
