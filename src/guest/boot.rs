@@ -45,18 +45,15 @@ const SETTINGS: [(&str, &str); 3] = [
 ];
 
 /// Open files and locked memory of every process, soft and hard (behaviour reference 4.2).
-const LIMITS: [(Resource, u64, u64); 2] = [
-    (Resource::RLIMIT_NOFILE, 10_240, 1_048_576),
-    (Resource::RLIMIT_MEMLOCK, 64 << 20, 64 << 20),
-];
+const LIMITS: [(Resource, u64, u64); 2] =
+    [(Resource::RLIMIT_NOFILE, 10_240, 1_048_576), (Resource::RLIMIT_MEMLOCK, 64 << 20, 64 << 20)];
 
 /// Makes the machine ready for distros.
 pub fn prepare() {
     try_to("entering the root", cover_root());
     for (kind, target, flags, options) in MOUNTS {
-        let result = fs::create_dir_all(target).and_then(|()| {
-            Ok(mount(Some(kind), target, Some(kind), flags, options)?)
-        });
+        let result = fs::create_dir_all(target)
+            .and_then(|()| Ok(mount(Some(kind), target, Some(kind), flags, options)?));
         try_to(format_args!("mounting '{target}'"), result);
     }
     let shared = mount(None::<&str>, SHARED, None::<&str>, MsFlags::MS_SHARED, None::<&str>);

@@ -115,12 +115,7 @@ pub fn mount_root(lun: u16, staging: &Path) -> Result<Vec<String>, GuestError> {
 
 const ROOT_OPTIONS: &str = "discard,errors=remount-ro,data=ordered";
 
-fn mount_ext4(
-    device: &Path,
-    target: &Path,
-    flags: MsFlags,
-    options: &str,
-) -> Result<(), Errno> {
+fn mount_ext4(device: &Path, target: &Path, flags: MsFlags, options: &str) -> Result<(), Errno> {
     nix::mount::mount(Some(device), target, Some("ext4"), flags, Some(options))
 }
 
@@ -137,13 +132,7 @@ fn mount_error(device: &Path, error: Errno) -> GuestError {
 /// Mounts a writable overlay in memory over `target`.
 fn overlay(target: &Path) -> io::Result<()> {
     let memory = PathBuf::from("/run");
-    nix::mount::mount(
-        Some("tmpfs"),
-        &memory,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("mode=0755"),
-    )?;
+    nix::mount::mount(Some("tmpfs"), &memory, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
     let (upper, work) = (memory.join("upper"), memory.join("work"));
     fs::create_dir(&upper)?;
     fs::create_dir(&work)?;

@@ -28,11 +28,7 @@ pub fn write_all(hostname: &str) -> Vec<String> {
 /// `/etc/hosts` (B142).
 fn hosts(hostname: &str) -> String {
     let short = hostname.split('.').next().unwrap_or(hostname);
-    let own = if short == hostname {
-        hostname.to_owned()
-    } else {
-        format!("{hostname}\t{short}")
-    };
+    let own = if short == hostname { hostname.to_owned() } else { format!("{hostname}\t{short}") };
     format!(
         "# This file is written by wslr at each start of the distribution. To keep your own,\n\
          # put this into /etc/wsl.conf:\n\

@@ -81,9 +81,7 @@ pub fn send<T: Serialize>(
 ///
 /// # Errors
 /// The system's (`WouldBlock` where there is none), and `InvalidData`.
-pub fn receive<T: DeserializeOwned>(
-    socket: &impl AsFd,
-) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub fn receive<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MAXIMUM_PACKET];
     let mut space = nix::cmsg_space!([RawFd; MAXIMUM_DESCRIPTORS]);
     let mut parts = [IoSliceMut::new(&mut bytes)];

@@ -34,12 +34,7 @@ const MOUNTS: [Mount; 9] = [
     optional("/run/lock", "tmpfs", NOTHING, Some("mode=1777")),
     // `nsdelegate` can be given only from the first cgroup namespace; a kernel without the
     // controller mount is worth a warning, not a failure.
-    optional(
-        "/sys/fs/cgroup",
-        "cgroup2",
-        NOTHING.union(MsFlags::MS_RELATIME),
-        Some("nsdelegate"),
-    ),
+    optional("/sys/fs/cgroup", "cgroup2", NOTHING.union(MsFlags::MS_RELATIME), Some("nsdelegate")),
     optional("/proc/sys/fs/binfmt_misc", "binfmt_misc", NOTHING.union(MsFlags::MS_RELATIME), None),
 ];
 

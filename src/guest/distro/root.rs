@@ -62,11 +62,8 @@ struct Brought {
 impl Brought {
     /// Mounts it, making the mount point; a failure is a warning.
     fn attach(&self, target: &Path) -> Option<String> {
-        let made = if self.is_file {
-            mounts::make_file(target)
-        } else {
-            fs::create_dir_all(target)
-        };
+        let made =
+            if self.is_file { mounts::make_file(target) } else { fs::create_dir_all(target) };
         made.and_then(|()| sys::attach_mount(&self.mount, target))
             .err()
             .map(|error| format!("cannot mount '{}': {error}", target.display()))

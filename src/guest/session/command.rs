@@ -78,10 +78,7 @@ impl Command {
     ///
     /// # Errors
     /// The system's, with what was being done where it was not yet the execution.
-    pub fn execute(
-        self,
-        standard: &Standard,
-    ) -> Result<Infallible, (Option<&'static str>, Errno)> {
+    pub fn execute(self, standard: &Standard) -> Result<Infallible, (Option<&'static str>, Errno)> {
         connect(standard).map_err(|error| (Some("connecting the streams"), error))?;
         self.become_user().map_err(|error| (Some("becoming the user"), error))?;
         self.change_directory();

@@ -93,9 +93,9 @@ fn assignments(file: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         let equals = line.iter().position(|byte| *byte == b'=')?;
         let (name, value) = line.split_at(equals);
         let value = value.get(1..)?.trim_ascii();
-        let unquoted = [b'"', b'\''].into_iter().find_map(|quote| {
-            value.strip_prefix(&[quote])?.strip_suffix(&[quote])
-        });
+        let unquoted = [b'"', b'\'']
+            .into_iter()
+            .find_map(|quote| value.strip_prefix(&[quote])?.strip_suffix(&[quote]));
         Some((name.trim_ascii_end(), unquoted.unwrap_or(value)))
     })
 }

@@ -79,13 +79,14 @@ fn prepare(
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| system("watching child processes")(error.into()))?;
     let session = read_request(&mut request).map_err(system("reading the request"))?;
-    let account = users::find(&session.user)
-        .map_err(system("reading '/etc/passwd'"))?
-        .ok_or_else(|| SessionError::UserNotFound {
-            name: match &session.user {
-                User::Name(name) => name.clone(),
-                User::Number(uid) => uid.to_string(),
-            },
+    let account =
+        users::find(&session.user).map_err(system("reading '/etc/passwd'"))?.ok_or_else(|| {
+            SessionError::UserNotFound {
+                name: match &session.user {
+                    User::Name(name) => name.clone(),
+                    User::Number(uid) => uid.to_string(),
+                },
+            }
         })?;
     let mut plumbing = Plumbing::new(&session, streams, account.uid)?;
     let report_missing = matches!(session.program, Program::Arguments(_));
@@ -278,6 +279,9 @@ impl Relay {
                 pump.turn();
             }
             self.report_end(control);
+            if self.is_reported && self.reap(control) == Reaped::NoChildren {
+                exit(0);
+            }
             self.wait(control, is_attached, signals);
             while matches!(signals.read_signal(), Ok(Some(signal)) if {
                 if signal.ssi_signo == libc::SIGTERM.cast_unsigned() && self.terminal.is_some() {
@@ -286,9 +290,7 @@ impl Relay {
                 true
             }) {}
             self.check_started(control);
-            if self.reap(control) == Reaped::NoChildren && self.is_reported {
-                exit(0);
-            }
+            self.reap(control);
             while is_attached {
                 match reader.next_message::<Input>(control) {
                     Ok(Some(input)) => self.obey(input),
@@ -340,9 +342,7 @@ impl Relay {
             let result = sink.and_then(|_| results.next());
             let ended = PollFlags::POLLERR | PollFlags::POLLHUP;
             broken.push(
-                result
-                    .and_then(PollFd::revents)
-                    .is_some_and(|events| events.intersects(ended)),
+                result.and_then(PollFd::revents).is_some_and(|events| events.intersects(ended)),
             );
             if source.is_some() {
                 results.next();
