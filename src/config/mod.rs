@@ -2,3 +2,6 @@
 
 pub mod paths;
 pub mod size;
+pub mod syntax;
+pub mod value;
+pub mod wslconfig;

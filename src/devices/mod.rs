@@ -7,9 +7,14 @@
 //! [`Interrupt`] to raise.
 
 pub mod buffers;
+pub mod console;
 pub mod ring;
+pub mod rng;
+pub mod scsi;
 #[cfg(test)]
 pub mod testing;
+pub mod transport;
+pub mod worker;
 
 use std::fmt;
 use std::sync::Arc;

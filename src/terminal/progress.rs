@@ -70,6 +70,11 @@ impl Bar {
         self.bar.inc(amount);
     }
 
+    /// Counts `amount` less: it has to be done again.
+    pub fn take_back(&self, amount: u64) {
+        self.bar.dec(amount);
+    }
+
     /// Sets the count.
     pub fn set(&self, position: u64) {
         self.bar.set_position(position);

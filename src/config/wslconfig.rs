@@ -1,0 +1,428 @@
+//! The user's `.wslconfig` (behaviour reference 2.2).
+//!
+//! Whatever is wrong with the file becomes a warning with its place, and the rest is
+//! used. Keys that `wsl` knows and this program does not use yet are checked all the same,
+//! so that one file serves both.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io, thread};
+
+use super::paths::Paths;
+use super::syntax::{self, AfterBadLine, Entry};
+use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
+use super::{size, value};
+
+/// The smallest memory of a virtual machine, in bytes.
+const MINIMUM_MEMORY: u64 = 256 << 20;
+
+/// The size of a new distro's disk where nothing else is asked for, in bytes.
+const DEFAULT_DISK: u64 = 1 << 40;
+
+/// Files beyond this are not configuration.
+const MAXIMUM_LENGTH: u64 = 1 << 20;
+
+const NETWORKING_MODES: Kind =
+    Enum(&["none", "nat", "bridged", "mirrored", "consomme", "VirtioProxy"]);
+
+/// Every key: section, name, kind. A key that `wsl` has in two sections is one key (B121).
+const KEYS: &[(&str, &str, Kind)] = &[
+    ("experimental", "autoMemoryReclaim", Enum(&["disabled", "gradual", "dropCache"])),
+    ("experimental", "autoProxy", Bool),
+    ("experimental", "bestEffortDnsParsing", Bool),
+    ("experimental", "dnsTunneling", Bool),
+    ("experimental", "dnsTunnelingIpAddress", Text),
+    ("experimental", "firewall", Bool),
+    ("experimental", "hostAddressLoopback", Bool),
+    ("experimental", "ignoredPorts", Text),
+    ("experimental", "initialAutoProxyTimeout", Integer),
+    ("experimental", "networkingMode", NETWORKING_MODES),
+    ("experimental", "setVersionDebug", Bool),
+    ("experimental", "sparseVhd", Bool),
+    ("experimental", "swiotlb", Size),
+    ("experimental", "virtioFsAggregateShares", Bool),
+    ("general", "distributionInstallPath", Text),
+    ("general", "instanceIdleTimeout", Integer),
+    ("wsl2", "autoProxy", Bool),
+    ("wsl2", "crashDumpFolder", Text),
+    ("wsl2", "debugConsole", Bool),
+    ("wsl2", "debugConsoleLogFile", Text),
+    ("wsl2", "defaultVhdSize", Size),
+    ("wsl2", "dhcp", Bool),
+    ("wsl2", "dhcpTimeout", Integer),
+    ("wsl2", "distributionStartTimeout", Integer),
+    ("wsl2", "dnsProxy", Bool),
+    ("wsl2", "dnsTunneling", Bool),
+    ("wsl2", "earlyBootLogging", Bool),
+    ("wsl2", "firewall", Bool),
+    ("wsl2", "gpuSupport", Bool),
+    ("wsl2", "guiApplications", Bool),
+    ("wsl2", "hardwarePerformanceCounters", Bool),
+    ("wsl2", "hostFileSystemAccess", Bool),
+    ("wsl2", "ipv6", Bool),
+    ("wsl2", "isolateDistroCgroup", Bool),
+    ("wsl2", "kernel", Text),
+    ("wsl2", "kernelBootTimeout", Integer),
+    ("wsl2", "kernelCommandLine", Text),
+    ("wsl2", "kernelDebugPort", Integer),
+    ("wsl2", "kernelModules", Text),
+    ("wsl2", "loadDefaultKernelModules", Bool),
+    ("wsl2", "loadKernelModules", Text),
+    ("wsl2", "localhostForwarding", Bool),
+    ("wsl2", "macAddress", Text),
+    ("wsl2", "maxCrashDumpCount", Integer),
+    ("wsl2", "memory", Size),
+    ("wsl2", "mountDeviceTimeout", Integer),
+    ("wsl2", "nestedVirtualization", Bool),
+    ("wsl2", "networkingMode", NETWORKING_MODES),
+    ("wsl2", "processors", Integer),
+    ("wsl2", "safeMode", Bool),
+    ("wsl2", "swap", Size),
+    ("wsl2", "swapFile", Text),
+    ("wsl2", "systemDistro", Text),
+    ("wsl2", "telemetry", Bool),
+    ("wsl2", "virtio", Bool),
+    ("wsl2", "virtio9p", Bool),
+    ("wsl2", "virtiofs", Bool),
+    ("wsl2", "vmIdleTimeout", Integer),
+    ("wsl2", "vmSwitch", Text),
+    ("wslr", "debianMirror", Text),
+    ("wslr", "ubuntuMirror", Text),
+];
+
+/// What the host has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Host {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Logical processors.
+    pub processors: u32,
+}
+
+/// The settings, with `wsl`'s defaults where the file says nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WslConfig {
+    /// Memory of the virtual machine in bytes.
+    pub memory: u64,
+    /// Its processors.
+    pub processors: u32,
+    /// A kernel of the user's own.
+    pub kernel: Option<PathBuf>,
+    /// The modules disk of that kernel.
+    pub kernel_modules: Option<PathBuf>,
+    /// Appended to the kernel's command line.
+    pub kernel_command_line: String,
+    /// How long the machine lives on without distros; `None` is for ever.
+    pub vm_idle_timeout: Option<Duration>,
+    /// How long a distro lives on without sessions; `None` is for ever.
+    pub instance_idle_timeout: Option<Duration>,
+    /// How long the kernel may take to reach its init.
+    pub kernel_boot_timeout: Duration,
+    /// How long a distro may take to take sessions.
+    pub distribution_start_timeout: Duration,
+    /// The size of a new distro's disk in bytes.
+    pub default_vhd_size: u64,
+    /// Where new distros are kept.
+    pub distribution_install_path: Option<PathBuf>,
+    /// The guest may run virtual machines of its own.
+    pub nested_virtualization: bool,
+    /// Show the kernel's log.
+    pub debug_console: bool,
+    /// Append the kernel's log to this file.
+    pub debug_console_log_file: Option<PathBuf>,
+    /// In place of the manifest's mirror.
+    pub debian_mirror: Option<String>,
+    /// In place of the manifest's mirror.
+    pub ubuntu_mirror: Option<String>,
+    /// What is wrong with the file, one line each, without `wslr: warning: `.
+    pub warnings: Vec<String>,
+}
+
+impl Host {
+    /// This host.
+    #[must_use]
+    pub fn current() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kibibytes = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))
+            .and_then(|number| number.parse::<u64>().ok());
+        Self {
+            memory: kibibytes.map_or(2 << 30, |number| number.saturating_mul(1024)),
+            processors: thread::available_parallelism()
+                .ok()
+                .and_then(|count| u32::try_from(count.get()).ok())
+                .unwrap_or(1),
+        }
+    }
+}
+
+impl WslConfig {
+    /// Reads the user's file. A missing one says nothing; one that cannot be read is a
+    /// warning (B122).
+    #[must_use]
+    pub fn load(paths: &Paths) -> Self {
+        let file = &paths.config;
+        let host = Host::current();
+        match read(file) {
+            Ok(text) => Self::parse(&text, file, host),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::parse("", file, host),
+            Err(error) => {
+                let mut config = Self::parse("", file, host);
+                let warning = format!("Failed to open config file {}, {error}", file.display());
+                config.warnings.push(warning);
+                config
+            }
+        }
+    }
+
+    /// Reads the text of `file`.
+    #[must_use]
+    pub fn parse(text: &str, file: &Path, host: Host) -> Self {
+        let (mut values, warnings) = values(text, file);
+        let mut text_of = |key: &str| values.remove(key).filter(|text| !text.is_empty());
+        // A path of the user's own hand: `~` is the home, and the file's directory is
+        // where a relative one starts.
+        let home = file.parent().unwrap_or(Path::new("/"));
+        let path = |text: String| match text.strip_prefix("~/") {
+            Some(rest) => home.join(rest),
+            None => home.join(text),
+        };
+        let mut config = Self {
+            memory: host.memory / 2,
+            processors: host.processors,
+            kernel: text_of("wsl2.kernel").map(path),
+            kernel_modules: text_of("wsl2.kernelmodules").map(path),
+            kernel_command_line: text_of("wsl2.kernelcommandline").unwrap_or_default(),
+            vm_idle_timeout: timeout(text_of("wsl2.vmidletimeout"), 60_000),
+            instance_idle_timeout: timeout(text_of("general.instanceidletimeout"), 15_000),
+            kernel_boot_timeout: limit(text_of("wsl2.kernelboottimeout"), 30_000),
+            distribution_start_timeout: limit(text_of("wsl2.distributionstarttimeout"), 60_000),
+            default_vhd_size: bytes(text_of("wsl2.defaultvhdsize")).unwrap_or(DEFAULT_DISK),
+            distribution_install_path: text_of("general.distributioninstallpath").map(path),
+            nested_virtualization: flag(text_of("wsl2.nestedvirtualization"), true),
+            debug_console: flag(text_of("wsl2.debugconsole"), false),
+            debug_console_log_file: text_of("wsl2.debugconsolelogfile").map(path),
+            debian_mirror: text_of("wslr.debianmirror"),
+            ubuntu_mirror: text_of("wslr.ubuntumirror"),
+            warnings,
+        };
+        if let Some(memory) = bytes(text_of("wsl2.memory")) {
+            config.memory = memory;
+        }
+        config.memory = config.memory.min(host.memory).max(MINIMUM_MEMORY);
+        let processors = text_of("wsl2.processors").and_then(|text| value::integer(&text));
+        if let Some(wanted) = processors.filter(|wanted| *wanted > 0) {
+            let available = host.processors;
+            config.processors = u32::try_from(wanted).unwrap_or(u32::MAX).min(available);
+            if wanted > i64::from(available) {
+                config.warnings.push(format!(
+                    "wsl2.processors cannot exceed the number of logical processors on the \
+                     system ({wanted} > {available})"
+                ));
+            }
+        }
+        config
+    }
+}
+
+/// The text of the file; what is not UTF-8 in it is replaced.
+fn read(file: &Path) -> io::Result<String> {
+    if fs::metadata(file)?.len() > MAXIMUM_LENGTH {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let bytes = fs::read(file)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// The valid values by `section.key` in lower case, and the warnings.
+fn values(text: &str, file: &Path) -> (HashMap<String, String>, Vec<String>) {
+    let (entries, bad) = syntax::parse(text, AfterBadLine::Continue);
+    let place = |line: usize| format!("{}:{line}", file.display());
+    let mut warnings: Vec<(usize, String)> = bad
+        .into_iter()
+        .map(|bad| (bad.line, format!("{} in {}", bad.problem, place(bad.line))))
+        .collect();
+    let mut seen: HashMap<String, (String, usize)> = HashMap::new();
+    let mut values = HashMap::new();
+    for entry in entries {
+        let name = match entry.section.as_str() {
+            "" => entry.key.clone(),
+            section => format!("{section}.{}", entry.key),
+        };
+        let line = entry.line;
+        let Some((identity, kind)) = known(&entry) else {
+            warnings.push((line, format!("Unknown key '{name}' in {}", place(line))));
+            continue;
+        };
+        if let Some((first, first_line)) = seen.get(&identity) {
+            let warning = format!(
+                "Duplicated config key '{name}' in {} (Conflicting key: '{first}' in {})",
+                place(line),
+                place(*first_line)
+            );
+            warnings.push((line, warning));
+            continue;
+        }
+        seen.insert(identity.clone(), (name.clone(), line));
+        match kind.problem(&name, &entry.value, &place(line)) {
+            Some(problem) => warnings.push((line, problem)),
+            None => _ = values.insert(identity, entry.value),
+        }
+    }
+    warnings.sort_by_key(|(line, _)| *line);
+    (values, warnings.into_iter().map(|(_, text)| text).collect())
+}
+
+/// What the entry's key is in lower case, and its kind.
+fn known(entry: &Entry) -> Option<(String, Kind)> {
+    let (section, key, kind) = KEYS.iter().find(|(section, key, _)| {
+        section.eq_ignore_ascii_case(&entry.section) && key.eq_ignore_ascii_case(&entry.key)
+    })?;
+    let current = KEYS.iter().any(|(section, other, _)| *section == "wsl2" && other == key);
+    let section = if current { "wsl2" } else { section };
+    Some((format!("{section}.{key}").to_ascii_lowercase(), *kind))
+}
+
+fn bytes(text: Option<String>) -> Option<u64> {
+    size::parse(&text?).ok()
+}
+
+fn flag(text: Option<String>, default: bool) -> bool {
+    text.and_then(|text| value::boolean(&text)).unwrap_or(default)
+}
+
+/// Milliseconds; negative is for ever.
+fn timeout(text: Option<String>, default: i64) -> Option<Duration> {
+    let milliseconds = text.and_then(|text| value::integer(&text)).unwrap_or(default);
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+}
+
+/// Milliseconds; what cannot be a limit is the default.
+fn limit(text: Option<String>, default: u64) -> Duration {
+    let milliseconds = text.and_then(|text| value::integer(&text));
+    let milliseconds = milliseconds.and_then(|number| u64::try_from(number).ok());
+    Duration::from_millis(milliseconds.filter(|number| *number > 0).unwrap_or(default))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Host = Host { memory: 8 << 30, processors: 4 };
+
+    fn config(text: &str) -> WslConfig {
+        WslConfig::parse(text, Path::new("/h/.wslconfig"), HOST)
+    }
+
+    fn warnings(text: &str) -> Vec<String> {
+        config(text).warnings
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = config("");
+        assert_eq!(config.memory, 4 << 30);
+        assert_eq!(config.processors, 4);
+        assert_eq!(config.vm_idle_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(config.instance_idle_timeout, Some(Duration::from_secs(15)));
+        assert_eq!(config.default_vhd_size, 1 << 40);
+        assert!(config.nested_virtualization && !config.debug_console);
+        assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn values_are_read_ignoring_the_case_of_their_keys() {
+        let config = config(
+            "[WSL2]\nMemory=2GB\nprocessors=0x2\nkernel=~/vmlinux\nvmIdleTimeout=-1\n\
+             kernelCommandLine=a=b \"c d\"\n[general]\ninstanceIdleTimeout=0\n\
+             distributionInstallPath=/d\n[wslr]\ndebianMirror=http://m/debian\n",
+        );
+        assert_eq!(config.memory, 2 << 30);
+        assert_eq!(config.processors, 2);
+        assert_eq!(config.kernel, Some("/h/vmlinux".into()));
+        assert_eq!(config.vm_idle_timeout, None);
+        assert_eq!(config.instance_idle_timeout, Some(Duration::ZERO));
+        assert_eq!(config.kernel_command_line, "a=b c d");
+        assert_eq!(config.distribution_install_path, Some("/d".into()));
+        assert_eq!(config.debian_mirror.as_deref(), Some("http://m/debian"));
+        assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn b120_every_kind_of_wrong_value_is_one_warning_with_its_place() {
+        for (text, warning) in [
+            ("[wsl2]\nfoo=1", "Unknown key 'wsl2.foo' in /h/.wslconfig:2"),
+            ("bar=1", "Unknown key 'bar' in /h/.wslconfig:1"),
+            ("[wsl2]\n[x-y]", "Invalid section name in /h/.wslconfig:2"),
+            (
+                "[wsl2]\nprocessors=b",
+                "Invalid integer value 'b' for key 'wsl2.processors' in /h/.wslconfig:2",
+            ),
+            (
+                "[wsl2]\nprocessors=",
+                "Invalid integer value '' for key 'wsl2.processors' in /h/.wslconfig:2",
+            ),
+            ("[wsl2]\nipv6=x", "Invalid boolean value 'x' for key 'wsl2.ipv6' in /h/.wslconfig:2"),
+            (
+                "[wsl2]\nmemory=4.5GB",
+                "Invalid memory string '4.5GB' for .wslconfig entry 'wsl2.memory' \
+                 in /h/.wslconfig:2",
+            ),
+            (
+                "[experimental]\nautoMemoryReclaim=x",
+                "Invalid value 'x' for config key 'experimental.autoMemoryReclaim' in \
+                 /h/.wslconfig:2 (Valid values: disabled, gradual, dropCache)",
+            ),
+        ] {
+            assert_eq!(warnings(text), [warning]);
+        }
+    }
+
+    #[test]
+    fn b121_the_first_of_two_keys_wins_also_across_their_sections() {
+        let text = "[wsl2]\nprocessors=1\nProcessors=2\n";
+        assert_eq!(config(text).processors, 1);
+        assert_eq!(
+            warnings(text),
+            ["Duplicated config key 'wsl2.Processors' in /h/.wslconfig:3 \
+              (Conflicting key: 'wsl2.processors' in /h/.wslconfig:2)"]
+        );
+        let text = "[experimental]\nnetworkingMode=nat\n[wsl2]\nnetworkingMode=nat\n";
+        assert_eq!(warnings(text).len(), 1);
+    }
+
+    #[test]
+    fn b122_a_file_that_cannot_be_read_is_a_warning() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths::below(home.path());
+        assert_eq!(WslConfig::load(&paths).warnings, [""; 0]);
+        fs::create_dir(&paths.config).unwrap();
+        let warnings = WslConfig::load(&paths).warnings;
+        assert!(warnings[0].starts_with("Failed to open config file "), "{warnings:?}");
+    }
+
+    #[test]
+    fn b123_too_many_processors_are_a_warning() {
+        let config = config("[wsl2]\nprocessors=5\n");
+        assert_eq!(config.processors, 4);
+        assert!(config.warnings[0].ends_with("(5 > 4)"));
+    }
+
+    #[test]
+    fn b124_memory_stays_between_its_limits() {
+        assert_eq!(config("[wsl2]\nmemory=1MB\n").memory, 256 << 20);
+        assert_eq!(config("[wsl2]\nmemory=1TB\n").memory, 8 << 30);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_file() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths::below(home.path());
+        fs::write(&paths.config, "\u{feff}[wsl2]\r\nprocessors=1\r\n").unwrap();
+        let config = WslConfig::load(&paths);
+        assert_eq!((config.processors, config.warnings.len()), (1, 0));
+    }
+}

@@ -1,0 +1,156 @@
+//! Where the guest's console output goes: a file of limited size, and the last lines in
+//! memory for the report of a crash.
+//!
+//! The guest can write without end. The file is kept below [`FILE_LIMIT`]: a full one
+//! becomes `<name>.old` and a new one is begun, so that together they hold at least the
+//! last [`FILE_LIMIT`] bytes. A log that cannot be written does not disturb the guest.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The size at which a file is put aside, in bytes.
+pub const FILE_LIMIT: u64 = 4 << 20;
+/// How much of the end is kept in memory, in bytes.
+pub const RECENT_LIMIT: usize = 256 << 10;
+
+/// The log.
+#[derive(Debug)]
+pub struct ConsoleLog {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Absent after a failure to write.
+    file: Option<File>,
+    written: u64,
+    recent: VecDeque<u8>,
+}
+
+impl ConsoleLog {
+    /// Begins a log at `path`; an earlier one becomes `<path>.old`. Only the owner may
+    /// read it: a kernel's log tells much about a user's machine.
+    ///
+    /// # Errors
+    /// Where the file cannot be made.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = begin(path)?;
+        let state = State { file: Some(file), written: 0, recent: VecDeque::new() };
+        Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+    }
+
+    /// Where the log is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends what the guest wrote.
+    pub fn write(&self, data: &[u8]) {
+        let mut state = self.lock();
+        let keep = data.get(data.len().saturating_sub(RECENT_LIMIT)..).unwrap_or_default();
+        let surplus = (state.recent.len() + keep.len()).saturating_sub(RECENT_LIMIT);
+        state.recent.drain(..surplus);
+        state.recent.extend(keep);
+
+        if state.written + data.len() as u64 > FILE_LIMIT {
+            state.file = begin(&self.path).ok();
+            state.written = 0;
+        }
+        // One write of more than the limit is no line of a kernel.
+        let data = data.get(..FILE_LIMIT as usize).unwrap_or(data);
+        state.written += data.len() as u64;
+        if let Some(file) = &mut state.file
+            && file.write_all(data).is_err()
+        {
+            state.file = None;
+        }
+    }
+
+    /// The last output, at most [`RECENT_LIMIT`] bytes.
+    pub fn recent(&self) -> Vec<u8> {
+        self.lock().recent.iter().copied().collect()
+    }
+
+    /// Writes the last output to `path` and waits until the disk has it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn save_recent(&self, path: &Path) -> io::Result<()> {
+        let mut file = options().create_new(true).open(path)?;
+        file.write_all(&self.recent())?;
+        file.sync_all()
+    }
+
+    /// Waits until the disk has the file.
+    pub fn flush(&self) {
+        if let Some(file) = &self.lock().file {
+            // A log on a disk that cannot be written is lost like any other.
+            let _ = file.sync_data();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+/// Puts the file at `path` aside and creates a new one.
+fn begin(path: &Path) -> io::Result<File> {
+    let mut old = OsString::from(path);
+    old.push(".old");
+    match fs::rename(path, &old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    options().create_new(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_limited_and_the_end_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernel.log");
+        fs::write(&path, "before").unwrap();
+        let log = ConsoleLog::open(&path).unwrap();
+        assert_eq!(fs::read(folder.path().join("kernel.log.old")).unwrap(), b"before");
+        let line = [b'x'; 1000];
+        for _ in 0..2 * FILE_LIMIT / 1000 {
+            log.write(&line);
+        }
+        log.write(b"the end");
+        assert!(fs::metadata(&path).unwrap().len() <= FILE_LIMIT);
+        let old = fs::metadata(folder.path().join("kernel.log.old")).unwrap().len();
+        assert!(old <= FILE_LIMIT && old > FILE_LIMIT - 1000);
+        let recent = log.recent();
+        assert_eq!(recent.len(), RECENT_LIMIT);
+        assert!(recent.ends_with(b"xthe end"));
+        let report = folder.path().join("report");
+        log.save_recent(&report).unwrap();
+        assert_eq!(fs::read(&report).unwrap(), recent);
+    }
+
+    #[test]
+    fn one_huge_write_neither_grows_the_file_nor_the_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernel.log");
+        let log = ConsoleLog::open(&path).unwrap();
+        log.write(&vec![b'y'; 3 * FILE_LIMIT as usize]);
+        assert_eq!(fs::metadata(&path).unwrap().len(), FILE_LIMIT);
+        assert_eq!(log.recent().len(), RECENT_LIMIT);
+    }
+}

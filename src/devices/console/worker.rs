@@ -1,0 +1,64 @@
+//! The thread that moves what the guest writes into the log.
+
+use std::sync::Arc;
+
+use super::log::ConsoleLog;
+use crate::devices::ring::Ring;
+use crate::devices::worker::Worker;
+use crate::devices::{Activation, ActivationError};
+
+/// The queue from the guest.
+const TRANSMIT: u16 = 1;
+/// How much is moved at once.
+const CHUNK: usize = 4096;
+
+/// Starts the thread.
+///
+/// # Errors
+/// [`ActivationError::Resources`].
+pub fn start(activation: Activation, log: Arc<ConsoleLog>) -> Result<Worker, ActivationError> {
+    let Activation { memory, queues, interrupt, features } = activation;
+    let mut events = Vec::new();
+    let mut rings = Vec::new();
+    for (index, active) in (0..).zip(queues) {
+        if index == TRANSMIT {
+            events.push(active.notified);
+            rings.push(Ring::new(
+                index,
+                active.queue,
+                Arc::clone(&memory),
+                Arc::clone(&interrupt),
+                features,
+            ));
+        }
+    }
+    Worker::start("console", events, move |position| {
+        if let Some(ring) = rings.get_mut(position) {
+            drain(ring, &log);
+        }
+    })
+}
+
+/// Writes all that is there to the log.
+fn drain(ring: &mut Ring, log: &ConsoleLog) {
+    loop {
+        ring.disable_notification();
+        while let Some(chain) = ring.pop() {
+            if let Ok(mut buffers) = chain.reader(&Arc::clone(ring.memory())) {
+                let mut chunk = [0; CHUNK];
+                loop {
+                    let count = buffers.copy_to(&mut chunk);
+                    if count == 0 {
+                        break;
+                    }
+                    log.write(chunk.get(..count).unwrap_or_default());
+                }
+            }
+            ring.add_used(chain.head, 0);
+            ring.signal();
+        }
+        if !ring.enable_notification() {
+            return;
+        }
+    }
+}

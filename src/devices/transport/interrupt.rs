@@ -1,0 +1,75 @@
+//! The one interrupt of a memory-mapped device, and why it was raised.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::devices::Interrupt;
+
+/// `InterruptStatus`: a queue has used buffers.
+const USED_BUFFERS: u32 = 1;
+/// `InterruptStatus`: the configuration changed.
+const CONFIGURATION: u32 = 2;
+
+/// An edge-triggered interrupt line with its status and configuration generation.
+#[derive(Debug)]
+pub struct LineInterrupt {
+    /// What the driver reads as `InterruptStatus`.
+    status: AtomicU32,
+    /// What the driver reads as `ConfigGeneration`.
+    generation: AtomicU32,
+    /// KVM raises the line when this is signalled.
+    pub line: EventFd,
+}
+
+impl LineInterrupt {
+    /// A line that is not connected yet.
+    ///
+    /// # Errors
+    /// Where no event can be made.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            line: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Why the line was raised since the last acknowledgement.
+    pub fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    /// Counts changes of the configuration.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// The driver has seen these reasons.
+    pub fn acknowledge(&self, reasons: u32) {
+        self.status.fetch_and(!reasons, Ordering::SeqCst);
+    }
+
+    /// Forgets all reasons.
+    pub fn reset(&self) {
+        self.status.store(0, Ordering::SeqCst);
+    }
+
+    fn raise(&self, reason: u32) {
+        self.status.fetch_or(reason, Ordering::SeqCst);
+        // Fails only where the counter is full: then the line is being raised anyway.
+        let _ = self.line.write(1);
+    }
+}
+
+impl Interrupt for LineInterrupt {
+    fn configuration_changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.raise(CONFIGURATION);
+    }
+
+    fn queue_used(&self, _queue: u16) {
+        self.raise(USED_BUFFERS);
+    }
+}

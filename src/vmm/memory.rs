@@ -1,0 +1,62 @@
+//! The guest's memory: anonymous, private, filled on demand.
+//!
+//! Nothing is reserved on the host: pages appear when the guest touches them, as huge
+//! pages where the host can.
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::{
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
+
+use super::error::VmmError;
+use super::kvm::KvmError;
+
+/// Maps memory for the given ranges of guest addresses and lengths.
+///
+/// # Errors
+/// [`VmmError::Memory`] where the host has no room for it.
+pub fn map(ranges: &[(GuestAddress, u64)]) -> Result<GuestMemoryMmap, VmmError> {
+    let bytes = ranges.iter().map(|(_, length)| length).sum();
+    let fail = |reason: String| VmmError::Memory { bytes, reason };
+    let mut regions = Vec::with_capacity(ranges.len());
+    for (start, length) in ranges {
+        let length = usize::try_from(*length).map_err(|error| fail(error.to_string()))?;
+        let mapping = MmapRegion::new(length).map_err(|error| fail(error.to_string()))?;
+        advise_huge_pages(&mapping);
+        let region = GuestRegionMmap::new(mapping, *start)
+            .ok_or_else(|| fail("the address space wraps".to_owned()))?;
+        regions.push(region);
+    }
+    GuestMemoryMmap::from_regions(regions).map_err(|error| fail(error.to_string()))
+}
+
+/// Asks for huge pages. A host without them refuses, which costs only speed.
+fn advise_huge_pages(mapping: &MmapRegion) {
+    // SAFETY: the range is exactly one mapping of our own, alive during the call;
+    // MADV_HUGEPAGE changes no contents.
+    let _ = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
+}
+
+/// Gives the memory to the virtual machine.
+///
+/// # Errors
+/// [`KvmError::Call`].
+pub fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let entry = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the range is one live mapping of its own. Whoever holds `vm` also holds
+        // the memory and drops it last, and nothing in this program takes references
+        // into it: all access is volatile.
+        unsafe { vm.set_user_memory_region(entry) }
+            .map_err(KvmError::call("register guest memory"))?;
+    }
+    Ok(())
+}
