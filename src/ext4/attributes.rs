@@ -75,6 +75,7 @@ pub(super) fn lay_out(attributes: &[(Vec<u8>, Vec<u8>)]) -> Option<Layout> {
     }
     let mut all = attributes
         .iter()
+        .filter(|(name, value)| !is_only_mode(name, value))
         .map(|(name, value)| attribute(name, value))
         .collect::<Option<Vec<_>>>()?;
     all.sort_unstable();
@@ -115,6 +116,14 @@ fn attribute(name: &[u8], value: &[u8]) -> Option<Attribute> {
     }
     let value = if is_list { access_control_list(value)? } else { value.to_vec() };
     Some(Attribute { index: *index, name_length: rest.len(), name: rest.to_vec(), value })
+}
+
+/// Whether this is an access list of owner, group and others only. The mode says the same,
+/// and Linux keeps no such list.
+fn is_only_mode(name: &[u8], value: &[u8]) -> bool {
+    let extended = |entry: &[u8]| matches!(entry, [0x02 | 0x08 | 0x10, ..]);
+    name == b"system.posix_acl_access"
+        && !value.get(4..).unwrap_or_default().chunks(8).any(extended)
 }
 
 /// The form that `getxattr` returns, as ext4 stores it: another version, and no id where

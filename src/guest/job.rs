@@ -42,7 +42,6 @@ impl Job {
     }
 
     /// The outcome, once the process has ended.
-    #[must_use]
     pub fn finish(mut self) -> Outcome {
         let mut bytes = Vec::new();
         let _ = self.result.read_to_end(&mut bytes);

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
 
 use crate::protocol::session::{ExitStatus, WindowSize};
@@ -142,10 +142,15 @@ fn close_range(first: u32, last: u32) {
 
 /// Every signal at its default action, none blocked: what a program expects at its start.
 pub fn reset_signals() {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        // SAFETY: the default action runs no code of ours.
-        let _ = unsafe { nix::sys::signal::sigaction(signal, &default) };
+    // The kernel's sigaction: handler, flags, restorer, mask. All zero is the default.
+    // Not by the C library, which hides two signals of its own that can be inherited.
+    let default = [0_u64; 4];
+    let none = std::ptr::null_mut::<u64>();
+    for signal in 1..=64_i64 {
+        // SAFETY: the default action runs no code of ours; the structure is valid.
+        let _ = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8_usize)
+        };
     }
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
@@ -320,15 +325,4 @@ pub fn readable_bytes(fd: &impl AsFd) -> io::Result<usize> {
 #[must_use]
 pub fn is_terminal(fd: &impl AsFd) -> bool {
     nix::unistd::isatty(fd).unwrap_or(false)
-}
-
-/// Takes a descriptor that this process was started with.
-///
-/// # Errors
-/// Where it is not open.
-pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: a query without pointers.
-    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open and, by the contract of the caller's start, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,29 +1,51 @@
 //! A process that starts one distro and ends with it, for a distro without a virtual
 //! machine.
 //!
-//! Its caller runs the executable as [`DISTRO_ARGUMENT`](crate::guest::DISTRO_ARGUMENT)
-//! with two descriptors: [`OPTIONS`], from which it reads a frame with the distro's
-//! [`Options`](super::Options), and [`LINK`], one end of a [`link::pair`](super::link::pair).
-//! A process of its own is needed because forking into namespaces is sound only with one
-//! thread.
+//! [`spawn`] runs the executable as [`DISTRO_ARGUMENT`]; its standard input gives a frame
+//! with the distro's [`Options`], its standard output is one end of a [`link::pair`]. A
+//! process of its own is needed because forking into namespaces is sound only with one
+//! thread. The distro ends when the other end of the link is closed.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::process::exit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio, exit};
 
-use super::{NAMESPACES, Options, init};
+use nix::unistd::{dup2_stdin, dup2_stdout};
+
+use super::{NAMESPACES, Options, init, link};
+use crate::guest::DISTRO_ARGUMENT;
 use crate::guest::sys::{self, Forked};
 use crate::protocol::frame;
 
-/// Where the options are read from.
-pub const OPTIONS: RawFd = 3;
+/// Starts a distro with the given executable (wslr itself); gives its process, which ends
+/// after the distro, and the socket for [`link`] messages.
+///
+/// # Errors
+/// The system's. That the distro could not be made is told by its first message.
+pub fn spawn(executable: &Path, options: &Options) -> io::Result<(Child, OwnedFd)> {
+    let (ours, theirs) = link::pair()?;
+    let mut child = Command::new(executable)
+        .arg0(DISTRO_ARGUMENT)
+        .stdin(Stdio::piped())
+        .stdout(theirs)
+        .spawn()?;
+    let written = match child.stdin.take() {
+        Some(mut pipe) => frame::write(&mut pipe, options).map_err(io::Error::other),
+        None => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    if let Err(error) = written {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(error);
+    }
+    Ok((child, ours))
+}
 
-/// The socket to the caller.
-pub const LINK: RawFd = 4;
-
-/// Starts the distro, waits for its end, and exits with 0; with 1 where it could not be
-/// started.
+/// The process that [`spawn`] starts: makes the distro, waits for its end, and exits with
+/// 0; with 1 where it could not be started.
 pub fn run() -> ! {
     exit(match start() {
         Ok(()) => 0,
@@ -35,13 +57,13 @@ pub fn run() -> ! {
 }
 
 fn start() -> io::Result<()> {
-    let mut options = File::from(sys::take_inherited(OPTIONS)?);
-    let options: Options = frame::read(&mut options).map_err(io::Error::other)?;
-    let link = sys::take_inherited(LINK)?;
-    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    let options: Options = frame::read(&mut io::stdin()).map_err(io::Error::other)?;
+    let link = io::stdout().as_fd().try_clone_to_owned()?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&nothing)?;
+    dup2_stdout(&nothing)?;
     match sys::fork_into(NAMESPACES, None)? {
         Forked::Child => {
-            let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
             sys::close_all_except(&[link.as_raw_fd()]);
             init::run(&options, link)
         }

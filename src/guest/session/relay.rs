@@ -279,6 +279,9 @@ impl Relay {
                 pump.turn();
             }
             self.report_end(control);
+            if self.is_reported && self.reap(control) == Reaped::NoChildren {
+                exit(0);
+            }
             self.wait(control, is_attached, signals);
             while matches!(signals.read_signal(), Ok(Some(signal)) if {
                 if signal.ssi_signo == libc::SIGTERM.cast_unsigned() && self.terminal.is_some() {
@@ -287,9 +290,7 @@ impl Relay {
                 true
             }) {}
             self.check_started(control);
-            if self.reap(control) == Reaped::NoChildren && self.is_reported {
-                exit(0);
-            }
+            self.reap(control);
             while is_attached {
                 match reader.next_message::<Input>(control) {
                     Ok(Some(input)) => self.obey(input),
