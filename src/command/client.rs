@@ -5,7 +5,8 @@
 //! because in the end its process is killed.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockopt, sendmsg, sockopt};
 use nix::unistd::{Pid, Uid};
 use uuid::Uuid;
 
@@ -185,7 +186,9 @@ pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
             stream
         }
         Greeted::Another(stream, welcome) => {
-            if welcome.busy && let Some(process) = process(&stream) {
+            if welcome.busy
+                && let Some(process) = process(&stream)
+            {
                 let _ = kill(process, Signal::SIGTERM);
             }
             stream
@@ -198,6 +201,30 @@ pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
         wait_for_end(&stream, FORCED_LIMIT);
     }
     Ok(())
+}
+
+/// Sends a request, with the service's ends of the streams on its first byte.
+///
+/// # Errors
+/// Where the service is gone.
+pub fn send(
+    connection: &UnixStream,
+    request: &Request,
+    streams: &[OwnedFd],
+) -> Result<(), FrameError> {
+    let bytes = frame::encode(request)?;
+    let descriptors: Vec<_> = streams.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let sent = sendmsg::<UnixAddr>(
+        connection.as_raw_fd(),
+        &[io::IoSlice::new(&bytes)],
+        if descriptors.is_empty() { &[] } else { &rights },
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .map_err(|error| FrameError::Stream(error.into()))?;
+    let mut connection = connection;
+    connection.write_all(bytes.get(sent..).unwrap_or_default()).map_err(FrameError::Stream)
 }
 
 /// Sends a request and reads its only answer.
@@ -247,8 +274,8 @@ fn greet(paths: &Paths, limit: Duration) -> Result<Greeted, Failure> {
     }
     stream.set_read_timeout(Some(limit)).map_err(failed)?;
     let hello = Hello { build: build::id().to_owned() };
-    let welcome = frame::write(&mut stream, &hello)
-        .and_then(|()| frame::read::<Welcome>(&mut stream));
+    let welcome =
+        frame::write(&mut stream, &hello).and_then(|()| frame::read::<Welcome>(&mut stream));
     stream.set_read_timeout(None).map_err(failed)?;
     Ok(match welcome {
         Ok(welcome) if welcome.build == hello.build => Greeted::Ready(stream),

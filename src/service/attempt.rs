@@ -61,8 +61,7 @@ impl Attempt {
                     continue;
                 }
             }
-            state =
-                self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
 }

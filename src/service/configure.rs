@@ -147,9 +147,6 @@ mod tests {
             });
             waiting.join().unwrap();
         });
-        assert_eq!(
-            seen,
-            [Progress { label: "Setting up [31mdash".to_owned(), done: 1, total: 2 }]
-        );
+        assert_eq!(seen, [Progress { label: "Setting up [31mdash".to_owned(), done: 1, total: 2 }]);
     }
 }

@@ -44,12 +44,10 @@ pub fn run(boot: impl FnOnce(&Paths) -> Box<dyn Boot>) -> u8 {
         Ok(ready) => ready,
         Err(_) => return 255,
     };
-    let started = paths
-        .map_err(|error| Failure::new("Wsl/Service", &error))
-        .and_then(|paths| {
-            let alone = start(&paths).map_err(|error| Failure::new("Wsl/Service", &error))?;
-            Ok((paths, alone))
-        });
+    let started = paths.map_err(|error| Failure::new("Wsl/Service", &error)).and_then(|paths| {
+        let alone = start(&paths).map_err(|error| Failure::new("Wsl/Service", &error))?;
+        Ok((paths, alone))
+    });
     let (paths, lock, listener) = match started {
         Ok((paths, Some((lock, listener)))) => (paths, lock, listener),
         Ok((_, None)) => {

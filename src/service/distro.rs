@@ -17,8 +17,8 @@ use super::supervisor::Supervisor;
 use super::vm::Vm;
 use crate::config::paths::Paths;
 use crate::error::Failure;
-use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::protocol::guest::{GuestError, Request, StartDistro};
+use crate::registry::{self, Distro, Registry, RegistryError};
 
 /// The contexts of a failed start in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance";
@@ -86,7 +86,13 @@ fn bring_up(
 }
 
 /// Stops the distro and tells all who wait for it.
-pub fn stop(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, lun: u16, attempt: &Arc<Attempt>) {
+pub fn stop(
+    supervisor: &Arc<Supervisor>,
+    id: Uuid,
+    vm: &Arc<Vm>,
+    lun: u16,
+    attempt: &Arc<Attempt>,
+) {
     take_down(supervisor, id, vm, lun);
     supervisor.discard(id, attempt);
     attempt.finish(Ok(Vec::new()));
@@ -157,9 +163,7 @@ fn open(path: &Path) -> Result<File, ServiceError> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(ServiceError::DiskInUse { path: path.to_owned() })
-        }
+        Err(TryLockError::WouldBlock) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }

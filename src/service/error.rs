@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Diagnose, io_code};
-use crate::vmm::exit::Exit;
 use crate::protocol::frame::FrameError;
 use crate::protocol::session::ExitStatus;
+use crate::vmm::exit::Exit;
 
 /// Why the service could not do what a command asked.
 #[derive(Debug, thiserror::Error)]
@@ -106,9 +106,9 @@ impl Diagnose for ServiceError {
             Self::Configure { .. } => "CreateInstance/ConfigureDistro/E_FAIL",
             Self::ConnectionLost => "E_FAIL",
             Self::Crashed { .. } => "WSL_E_VM_CRASHED",
-            Self::Disk { source, .. } | Self::State { source, .. } | Self::System { source, .. } => {
-                io_code(source)
-            }
+            Self::Disk { source, .. }
+            | Self::State { source, .. }
+            | Self::System { source, .. } => io_code(source),
             Self::DiskInUse { .. } => "ERROR_SHARING_VIOLATION",
             Self::Malformed(_) | Self::Streams { .. } => "E_UNEXPECTED",
             Self::ShuttingDown | Self::Stopped { .. } => "E_ABORT",

@@ -42,8 +42,7 @@ pub fn serve(listener: &UnixListener, supervisor: &Arc<Supervisor>) {
         // A closed connection without a greeting makes the client start another service.
         let Some(connected) = supervisor.connect() else { continue };
         let supervisor = Arc::clone(supervisor);
-        if let Err(failure) =
-            super::spawn("client", move || answer(&supervisor, stream, connected))
+        if let Err(failure) = super::spawn("client", move || answer(&supervisor, stream, connected))
         {
             log(format_args!("{failure}"));
         }
@@ -145,4 +144,3 @@ impl Read for Receiver<'_> {
         Ok(message.bytes)
     }
 }
-

@@ -56,8 +56,7 @@ pub fn open(
         .and_then(|pair| pair.0.set_write_timeout(Some(INPUT_LIMIT)).map(|()| pair))
         .map_err(|source| fail(&ServiceError::System { action: "make a socket", source }))?;
     let mut prefix = header(StreamKind::Control)?;
-    prefix
-        .extend(frame::encode(session).map_err(|error| fail(&ServiceError::Malformed(error)))?);
+    prefix.extend(frame::encode(session).map_err(|error| fail(&ServiceError::Malformed(error)))?);
     let gone = |error: super::machine::MachineError| {
         vm.end().cloned().unwrap_or_else(|| Failure::new("Wsl/Service", &error))
     };

@@ -12,9 +12,9 @@ use super::machine::Machine;
 use super::supervisor::Supervisor;
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
-use crate::vmm::exit::Exit;
 use crate::protocol::frame::FrameError;
 use crate::protocol::guest::{Configure, Request};
+use crate::vmm::exit::Exit;
 
 /// Random bytes given to a fresh guest.
 const ENTROPY: usize = 4096;

@@ -79,9 +79,6 @@ impl ScsiDevice {
         context.pool.drain();
         self.bus.disconnect();
     }
-        context.pool.drain();
-        self.bus.disconnect();
-    }
 
     fn start(&mut self, activation: Activation) -> Result<(), ActivationError> {
         let context = Context {
@@ -119,7 +116,8 @@ impl ScsiDevice {
             running.workers.push(thread);
         }
         self.bus.connect(events);
-        let thread = scsi_worker::start_control(context, control, control_notified, events_notified)?;
+        let thread =
+            scsi_worker::start_control(context, control, control_notified, events_notified)?;
         running.workers.push(thread);
         Ok(())
     }

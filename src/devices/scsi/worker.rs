@@ -19,10 +19,10 @@ use super::unit::{self, Refusal};
 use super::wire::{
     self, Address, Notification, NotificationResponse, RequestHead, ResponseHead, TaskManagement,
 };
+use crate::devices::ActivationError;
 use crate::devices::buffers::Buffers;
 use crate::devices::ring::{Chain, Ring};
 use crate::devices::worker::Worker;
-use crate::devices::ActivationError;
 
 /// How long task management waits for a command that hangs in the host.
 const TASK_PATIENCE: Duration = Duration::from_secs(60);
