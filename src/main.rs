@@ -4,6 +4,7 @@ use std::env;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    wslr::guest::run_if_called();
     if env::args_os().nth(1).is_some_and(|word| word == wslr::service::ARGUMENT) {
         return ExitCode::from(wslr::service::run());
     }
