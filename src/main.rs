@@ -3,10 +3,15 @@
 use std::env;
 use std::process::ExitCode;
 
+use wslr::{command, guest, service};
+
 fn main() -> ExitCode {
-    wslr::guest::run_if_called();
-    if env::args_os().nth(1).is_some_and(|word| word == wslr::service::ARGUMENT) {
-        return ExitCode::from(wslr::service::run());
+    // The kernel of the virtual machine starts this same executable as its first process.
+    guest::run_if_called();
+
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == service::ARGUMENT) {
+        return ExitCode::from(service::run());
     }
-    wslr::command::main(env::args_os().skip(1).collect())
+    command::main(words)
 }
