@@ -5,7 +5,8 @@
 //! because in the end its process is killed.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockopt, sendmsg, sockopt};
 use nix::unistd::{Pid, Uid};
 use uuid::Uuid;
 
@@ -200,6 +201,30 @@ pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
         wait_for_end(&stream, FORCED_LIMIT);
     }
     Ok(())
+}
+
+/// Sends a request, with the service's ends of the streams on its first byte.
+///
+/// # Errors
+/// Where the service is gone.
+pub fn send(
+    connection: &UnixStream,
+    request: &Request,
+    streams: &[OwnedFd],
+) -> Result<(), FrameError> {
+    let bytes = frame::encode(request)?;
+    let descriptors: Vec<_> = streams.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let sent = sendmsg::<UnixAddr>(
+        connection.as_raw_fd(),
+        &[io::IoSlice::new(&bytes)],
+        if descriptors.is_empty() { &[] } else { &rights },
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .map_err(|error| FrameError::Stream(error.into()))?;
+    let mut connection = connection;
+    connection.write_all(bytes.get(sent..).unwrap_or_default()).map_err(FrameError::Stream)
 }
 
 /// Sends a request and reads its only answer.

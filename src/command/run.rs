@@ -9,13 +9,12 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use uuid::Uuid;
 
 use super::client::{self, ClientError};
@@ -120,7 +119,8 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
         theirs.push(OwnedFd::from(other));
     }
     let connection = client::connect(paths)?;
-    send(paths, &connection, &request, &theirs)?;
+    client::send(&connection, &request, &theirs)
+        .map_err(|source| Failure::from(ClientError::Lost { log: client::log(paths), source }))?;
     drop(theirs);
 
     let terminal = plan.streams.terminal.is_some();
@@ -173,31 +173,6 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
     let status = result?;
     drained?;
     Ok(ExitStatus::code(status))
-}
-
-/// Sends the request with the service's ends of the streams on its first byte.
-fn send(
-    paths: &Paths,
-    connection: &UnixStream,
-    request: &Request,
-    streams: &[OwnedFd],
-) -> Result<(), Failure> {
-    let lost = |source| Failure::from(ClientError::Lost { log: client::log(paths), source });
-    let bytes = frame::encode(request).map_err(lost)?;
-    let descriptors: Vec<_> = streams.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let sent = sendmsg::<UnixAddr>(
-        connection.as_raw_fd(),
-        &[io::IoSlice::new(&bytes)],
-        if descriptors.is_empty() { &[] } else { &rights },
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .map_err(|error| lost(frame::FrameError::Stream(error.into())))?;
-    let mut connection = connection;
-    connection
-        .write_all(bytes.get(sent..).unwrap_or_default())
-        .map_err(|error| lost(frame::FrameError::Stream(error)))
 }
 
 fn descriptor(descriptor: BorrowedFd<'_>) -> Descriptor {

@@ -92,12 +92,21 @@ pub enum MachineError {
         /// What its kernel said.
         log: PathBuf,
     },
+    /// A socket cannot be bridged.
+    #[error("cannot connect to the virtual machine: {reason}")]
+    Connect {
+        /// Why.
+        reason: String,
+    },
     /// The machine has ended.
     #[error("{exit}")]
     Ended {
         /// How.
         exit: Exit,
     },
+    /// No logical unit is free.
+    #[error("too many disks are attached to the virtual machine")]
+    TooManyDisks,
     /// No such disk is attached.
     #[error("no disk {lun} is attached")]
     NotAttached {
@@ -110,6 +119,8 @@ impl Diagnose for MachineError {
     fn code(&self) -> &'static str {
         match self {
             Self::Attach { .. } => "AttachDisk/E_FAIL",
+            Self::Connect { .. } => "E_FAIL",
+            Self::TooManyDisks => "WSL_E_TOO_MANY_DISKS_ATTACHED",
             Self::BootTimeout { .. } => "CreateVm/HCS_E_CONNECTION_TIMEOUT",
             Self::Ended { .. } => "WSL_E_VM_CRASHED",
             Self::NotAttached { .. } => "DetachDisk/ERROR_FILE_NOT_FOUND",

@@ -15,6 +15,8 @@ pub mod machine;
 pub mod server;
 pub mod session;
 pub mod supervisor;
+#[cfg(test)]
+mod tests;
 pub mod virtual_machine;
 pub mod vm;
 

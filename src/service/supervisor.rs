@@ -51,6 +51,8 @@ struct State {
     quiet_since: Instant,
     distros: HashMap<Uuid, Distro>,
     connections: usize,
+    /// When the last connection ended.
+    alone_since: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,7 +120,7 @@ impl Drop for Connected {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.connections = state.connections.saturating_sub(1);
-        state.quiet_since = Instant::now();
+        state.alone_since = Instant::now();
         drop(state);
         self.0.changed.notify_all();
     }
@@ -146,6 +148,7 @@ impl Supervisor {
                 quiet_since: Instant::now(),
                 distros: HashMap::new(),
                 connections: 0,
+                alone_since: Instant::now(),
             }),
             changed: Condvar::new(),
             next_session: AtomicU64::new(1),
@@ -354,7 +357,8 @@ impl Supervisor {
                         }
                     }
                     Slot::Off if state.connections == 0 => {
-                        if due(state.quiet_since, Some(LINGER), now, &mut next) {
+                        let since = state.quiet_since.max(state.alone_since);
+                        if due(since, Some(LINGER), now, &mut next) {
                             state.phase = Phase::Leaving;
                             continue;
                         }
