@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::NameError;
 use crate::error::{Diagnose, io_code};
 
 /// Why the registry cannot be read or changed, or does not hold what was asked for.
@@ -15,7 +16,7 @@ pub enum RegistryError {
         name: String,
     },
     /// The file is not what `wslr` writes.
-    #[error("the registry '{path}' is damaged in line {line}: {reason}")]
+    #[error("the registry '{}' is damaged in line {line}: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -24,8 +25,20 @@ pub enum RegistryError {
         /// What was expected.
         reason: String,
     },
+    /// A disk of the name that a new one would have (B055).
+    #[error("Failed to create disk '{}': it exists already", path.display())]
+    DiskExists {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// Another process has the disk open.
+    #[error("the disk '{}' is in use by another process", path.display())]
+    InUse {
+        /// The disk.
+        path: PathBuf,
+    },
     /// A system call failed.
-    #[error("cannot {action} '{path}'")]
+    #[error("cannot {action} '{}'", path.display())]
     Io {
         /// What was being done.
         action: &'static str,
@@ -34,8 +47,18 @@ pub enum RegistryError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A directory that another distro has (B055).
+    #[error("The supplied install location is already in use.")]
+    LocationInUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A name that no distro can have (B056).
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// A newer `wslr` wrote the file.
-    #[error("the registry '{path}' has version {version}; this wslr knows up to {known}")]
+    #[error("the registry '{}' has version {version}; this wslr knows up to {known}",
+        path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -57,6 +80,9 @@ impl Diagnose for RegistryError {
         match self {
             Self::AlreadyExists { .. } => "ERROR_ALREADY_EXISTS",
             Self::Damaged { .. } => "ERROR_FILE_CORRUPT",
+            Self::DiskExists { .. } | Self::LocationInUse { .. } => "ERROR_FILE_EXISTS",
+            Self::InUse { .. } => "ERROR_SHARING_VIOLATION",
+            Self::Name(error) => error.code(),
             Self::Io { source, .. } => io_code(source),
             Self::Newer { .. } => "ERROR_REVISION_MISMATCH",
             Self::NoDefault => "WSL_E_DEFAULT_DISTRO_NOT_FOUND",
@@ -75,7 +101,17 @@ impl Diagnose for RegistryError {
                 'wslr --install NAME' installs it"
                 .to_owned(),
             Self::NotFound => "'wslr --list' shows the installed distributions".to_owned(),
-            Self::Io { .. } => return None,
+            Self::DiskExists { .. } | Self::LocationInUse { .. } => {
+                "choose another directory with --location".to_owned()
+            }
+            Self::Name(error) => return error.hint(),
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                    "set WSLR_DATA_DIR to a directory that can be written".to_owned()
+                }
+                _ => return None,
+            },
+            Self::InUse { .. } => return None,
         })
     }
 }

@@ -6,8 +6,12 @@
 
 mod distro;
 mod error;
+mod installation;
+mod removal;
 mod store;
 
 pub use distro::{Distro, NameError, State, check_name};
 pub use error::RegistryError;
+pub use installation::{Details, Installation, Plan};
+pub use removal::remove;
 pub use store::{Registry, update};

@@ -110,13 +110,14 @@ pub fn update<T, E: From<RegistryError>>(
     paths: &Paths,
     change: impl FnOnce(&mut Registry) -> Result<T, E>,
 ) -> Result<T, E> {
-    let _lock = lock(&paths.data)?;
+    let lock = lock(&paths.data)?;
     let old = Registry::load(paths)?;
     let mut new = old.clone();
     let value = change(&mut new)?;
-    if new != old {
-        replace(paths, &new)?;
-    }
+    let replaced = if new == old { Ok(()) } else { replace(paths, &new) };
+    // Before `value`, whose end may change the registry.
+    drop(lock);
+    replaced?;
     Ok(value)
 }
 

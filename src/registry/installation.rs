@@ -1,0 +1,454 @@
+//! A distro on its way into the registry.
+//!
+//! [`Installation::begin`] makes the disk's file, locks it, and records the distro as
+//! being installed, all under the registry's lock. The lock of the file lives as long as
+//! the installer: a record or a file without it belongs to an installer that died, and
+//! the next installation clears it away. [`Installation::finish`] makes the distro usable
+//! in one replacement of the registry.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Map;
+use uuid::Uuid;
+
+use super::removal::{delete_disk, remove_directory};
+use super::{Distro, Registry, RegistryError, State, check_name, update};
+use crate::config::paths::Paths;
+
+/// The name of a disk's file.
+const DISK: &str = "ext4.img";
+
+/// What is known of a distro before its content is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// Its name, where the content does not say it.
+    pub name: Option<String>,
+    /// Exactly the directory of its disk (B078).
+    pub location: Option<PathBuf>,
+    /// The directory for one directory per distro, in place of the usual one.
+    pub install_path: Option<PathBuf>,
+}
+
+/// What its content tells of a distro.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Details {
+    /// Its name, where the plan had none.
+    pub name: String,
+    /// `ID` of its os-release.
+    pub flavor: String,
+    /// `VERSION_ID` of its os-release.
+    pub os_version: String,
+    /// How many packages the first start has to set up.
+    pub packages: u64,
+}
+
+/// A distro being installed. Dropped unfinished, it leaves nothing.
+#[derive(Debug)]
+pub struct Installation {
+    paths: Paths,
+    record: Distro,
+    file: File,
+    finished: bool,
+}
+
+impl Installation {
+    /// Reserves the name and the place, and clears away what dead installers left.
+    ///
+    /// # Errors
+    /// Where the name or the place is taken or cannot be had.
+    pub fn begin(paths: &Paths, plan: &Plan) -> Result<Self, RegistryError> {
+        update(paths, |registry| {
+            clear_dead(registry, paths)?;
+            if let Some(name) = &plan.name {
+                check_free(registry, name, None)?;
+            }
+            let id = Uuid::new_v4();
+            let base = match (&plan.location, &plan.install_path) {
+                (Some(location), _) => location.clone(),
+                (None, Some(parent)) => parent.join(id.to_string()),
+                (None, None) => paths.distros().join(id.to_string()),
+            };
+            fs::create_dir_all(&base).map_err(|source| failed("create", &base, source))?;
+            let result = reserve(registry, &base, id, plan);
+            if result.is_err() {
+                remove_directory(&base);
+            }
+            let (record, file) = result?;
+            registry.distros.push(record.clone());
+            Ok(Self { paths: paths.clone(), record, file, finished: false })
+        })
+    }
+
+    /// The file that the disk is written to; empty at first.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file's path.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.record.partial_disk_path()
+    }
+
+    /// The distro's id.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.record.id
+    }
+
+    /// Makes the distro usable: its disk is complete and gets its final name. The first
+    /// distro, and one that meets a dangling default, becomes the default (B040).
+    ///
+    /// # Errors
+    /// Where the name from the content is invalid or taken, or a file cannot be written.
+    /// Nothing is then left.
+    pub fn finish(mut self, details: Details) -> Result<Distro, RegistryError> {
+        let partial = self.record.partial_disk_path();
+        let disk = self.record.disk_path();
+        self.file.sync_all().map_err(|source| failed("write", &partial, source))?;
+        let record = update::<_, RegistryError>(&self.paths, |registry| {
+            let id = self.record.id;
+            let name = match self.record.name.as_str() {
+                "" => details.name,
+                name => name.to_owned(),
+            };
+            check_free(registry, &name, Some(id))?;
+            fs::rename(&partial, &disk)
+                .and_then(|()| File::open(&self.record.base_path)?.sync_all())
+                .map_err(|source| failed("create", &disk, source))?;
+            if registry.default.is_none_or(|default| registry.by_id(default).is_err()) {
+                registry.default = Some(id);
+            }
+            let record = registry.record(id).ok_or(RegistryError::NotFound)?;
+            record.name = name;
+            record.state = State::Installed;
+            record.flavor = details.flavor;
+            record.os_version = details.os_version;
+            record.configured = details.packages == 0;
+            record.packages = details.packages;
+            Ok(record.clone())
+        })?;
+        self.finished = true;
+        Ok(record)
+    }
+
+    /// What undoes this installation when the process is told to end.
+    pub fn undo(&self) -> impl FnOnce() + Send + 'static {
+        let (paths, record) = (self.paths.clone(), self.record.clone());
+        move || undo(&paths, &record)
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        if !self.finished {
+            undo(&self.paths, &self.record);
+        }
+    }
+}
+
+/// Takes back an installation that has not become usable. What cannot be taken back now
+/// is cleared away by the next installation.
+fn undo(paths: &Paths, record: &Distro) {
+    let _ = update::<_, RegistryError>(paths, |registry| {
+        if registry.by_id(record.id).is_err() {
+            delete_disk(record)?;
+            registry.distros.retain(|distro| distro.id != record.id);
+        }
+        Ok(())
+    });
+}
+
+/// Makes and locks the disk's file in its directory.
+fn reserve(
+    registry: &Registry,
+    base: &Path,
+    id: Uuid,
+    plan: &Plan,
+) -> Result<(Distro, File), RegistryError> {
+    let base = base.canonicalize().map_err(|source| failed("open", base, source))?;
+    let same = |distro: &Distro| distro.base_path == base;
+    if registry.distros.iter().any(same) {
+        return Err(RegistryError::LocationInUse { path: base });
+    }
+    let record = Distro {
+        id,
+        name: plan.name.clone().unwrap_or_default(),
+        version: 2,
+        base_path: base,
+        disk: DISK.to_owned(),
+        state: State::Installing,
+        default_uid: 0,
+        run_oobe: true,
+        flavor: String::new(),
+        os_version: String::new(),
+        configured: true,
+        packages: 0,
+        other: Map::new(),
+    };
+    let disk = record.disk_path();
+    if disk.symlink_metadata().is_ok() {
+        return Err(RegistryError::DiskExists { path: disk });
+    }
+    let path = record.partial_disk_path();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|source| failed("create", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(RegistryError::InUse { path }),
+        Err(TryLockError::Error(source)) => return Err(failed("lock", &path, source)),
+    }
+    file.set_len(0).map_err(|source| failed("write", &path, source))?;
+    Ok((record, file))
+}
+
+/// Clears away what installers and removers left that do not live any more. The
+/// registry's lock is held, so none is between two of its steps.
+fn clear_dead(registry: &mut Registry, paths: &Paths) -> Result<(), RegistryError> {
+    let mut kept = Vec::new();
+    for distro in std::mem::take(&mut registry.distros) {
+        let dead = match distro.state {
+            State::Installed => false,
+            State::Installing => !is_locked(&distro),
+            State::Uninstalling => true,
+        };
+        if dead {
+            delete_disk(&distro)?;
+        } else {
+            kept.push(distro);
+        }
+    }
+    registry.distros = kept;
+    // A directory that never came to a record.
+    let Ok(directories) = fs::read_dir(paths.distros()) else { return Ok(()) };
+    for directory in directories.flatten() {
+        let id = directory.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok());
+        let unknown = |id: &Uuid| registry.distros.iter().all(|distro| distro.id != *id);
+        if id.filter(unknown).is_some() {
+            let partial = directory.path().join(format!("{DISK}.partial"));
+            if fs::remove_file(&partial).is_ok() || !partial.exists() {
+                remove_directory(&directory.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a living installer holds the disk, under either of its names.
+fn is_locked(distro: &Distro) -> bool {
+    [distro.partial_disk_path(), distro.disk_path()].iter().any(|path| {
+        let Ok(file) = File::open(path) else { return false };
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    })
+}
+
+/// Checks that a name is valid and nobody else's.
+fn check_free(registry: &Registry, name: &str, own: Option<Uuid>) -> Result<(), RegistryError> {
+    check_name(name)?;
+    let taken = registry
+        .distros
+        .iter()
+        .any(|distro| Some(distro.id) != own && distro.name.eq_ignore_ascii_case(name));
+    if taken { Err(RegistryError::AlreadyExists { name: name.to_owned() }) } else { Ok(()) }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> RegistryError {
+    RegistryError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::remove;
+    use super::*;
+
+    struct Home {
+        directory: tempfile::TempDir,
+        paths: Paths,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let paths = Paths::below(directory.path());
+            Self { directory, paths }
+        }
+
+        fn begin(&self, name: &str) -> Result<Installation, RegistryError> {
+            Installation::begin(&self.paths, &Plan { name: Some(name.into()), ..Plan::default() })
+        }
+
+        fn install(&self, name: &str) -> Distro {
+            self.begin(name).unwrap().finish(Details::default()).unwrap()
+        }
+
+        fn registry(&self) -> Registry {
+            Registry::load(&self.paths).unwrap()
+        }
+
+        fn distro_directories(&self) -> usize {
+            fs::read_dir(self.paths.distros()).map_or(0, Iterator::count)
+        }
+    }
+
+    /// What `kill -9` leaves of an installation.
+    fn kill(installation: Installation) {
+        let installation = std::mem::ManuallyDrop::new(installation);
+        installation.file.unlock().unwrap();
+    }
+
+    #[test]
+    fn a_finished_installation_is_usable_and_the_first_is_the_default() {
+        let home = Home::new();
+        let first = home.install("Debian");
+        let second = home.install("Ubuntu");
+        let registry = home.registry();
+        assert_eq!(registry.default_distro().unwrap().id, first.id);
+        assert_eq!(registry.find("ubuntu").unwrap(), &second);
+        assert!(first.disk_path().exists() && !first.partial_disk_path().exists());
+    }
+
+    #[test]
+    fn an_unfinished_installation_leaves_nothing() {
+        let home = Home::new();
+        drop(home.begin("Debian").unwrap());
+        assert!(home.registry().distros.is_empty());
+        assert_eq!(home.distro_directories(), 0);
+    }
+
+    #[test]
+    fn an_installation_in_progress_is_not_usable_and_keeps_its_name() {
+        let home = Home::new();
+        let running = home.begin("Debian").unwrap();
+        assert!(home.registry().find("Debian").is_err());
+        assert!(matches!(home.begin("debian"), Err(RegistryError::AlreadyExists { .. })));
+        let other = home.install("Ubuntu");
+        assert_eq!(home.registry().default, Some(other.id));
+        running.finish(Details::default()).unwrap();
+        assert_eq!(home.registry().usable().count(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_installer_left_is_cleared_by_the_next() {
+        let home = Home::new();
+        kill(home.begin("Debian").unwrap());
+        assert_eq!(home.registry().distros.len(), 1);
+        assert!(home.registry().find("Debian").is_err());
+        home.install("Debian");
+        assert_eq!(home.registry().distros.len(), 1);
+        assert_eq!(home.distro_directories(), 1);
+    }
+
+    #[test]
+    fn a_disk_renamed_by_a_killed_installer_is_cleared_by_the_next() {
+        let home = Home::new();
+        let installation = home.begin("Debian").unwrap();
+        let record = installation.record.clone();
+        fs::rename(record.partial_disk_path(), record.disk_path()).unwrap();
+        kill(installation);
+        home.install("Debian");
+        assert_eq!(home.distro_directories(), 1);
+        assert!(!record.disk_path().exists());
+    }
+
+    #[test]
+    fn a_directory_without_a_record_is_cleared_by_the_next() {
+        let home = Home::new();
+        let orphan = home.paths.distros().join(Uuid::new_v4().to_string());
+        fs::create_dir_all(&orphan).unwrap();
+        fs::write(orphan.join("ext4.img.partial"), "x").unwrap();
+        let strange = home.paths.distros().join(Uuid::new_v4().to_string());
+        fs::create_dir_all(&strange).unwrap();
+        fs::write(strange.join("ext4.img"), "a disk that nobody knows is kept").unwrap();
+        home.install("Debian");
+        assert!(!orphan.exists() && strange.join("ext4.img").exists());
+    }
+
+    #[test]
+    fn b055_a_used_location_and_an_existing_disk_are_refused_and_kept() {
+        let home = Home::new();
+        let location = home.directory.path().join("place");
+        let plan = |name: &str| Plan {
+            name: Some(name.to_owned()),
+            location: Some(location.clone()),
+            ..Plan::default()
+        };
+        let distro = Installation::begin(&home.paths, &plan("a")).unwrap();
+        let distro = distro.finish(Details::default()).unwrap();
+        assert_eq!(distro.base_path, location.canonicalize().unwrap());
+        assert!(matches!(
+            Installation::begin(&home.paths, &plan("b")),
+            Err(RegistryError::LocationInUse { .. })
+        ));
+        fs::remove_file(home.paths.registry()).unwrap();
+        assert!(matches!(
+            Installation::begin(&home.paths, &plan("b")),
+            Err(RegistryError::DiskExists { .. })
+        ));
+        assert!(distro.disk_path().exists());
+    }
+
+    #[test]
+    fn b077_a_name_from_the_content_is_checked_at_the_end() {
+        let home = Home::new();
+        home.install("Debian");
+        for (name, code) in [("debian", "ERROR_ALREADY_EXISTS"), ("invalid!", "E_INVALIDARG")] {
+            let installation = Installation::begin(&home.paths, &Plan::default()).unwrap();
+            let details = Details { name: name.to_owned(), ..Details::default() };
+            let error = installation.finish(details).unwrap_err();
+            assert_eq!(crate::error::Diagnose::code(&error), code);
+        }
+        assert_eq!(home.registry().distros.len(), 1);
+        assert_eq!(home.distro_directories(), 1);
+    }
+
+    #[test]
+    fn b039_removing_the_default_promotes_another() {
+        let home = Home::new();
+        let first = home.install("Debian");
+        let second = home.install("Ubuntu");
+        remove(&home.paths, first.id).unwrap();
+        assert!(!first.base_path.exists());
+        assert_eq!(home.registry().default, Some(second.id));
+        remove(&home.paths, second.id).unwrap();
+        assert_eq!(home.registry().default, None);
+        assert!(matches!(home.registry().default_distro(), Err(RegistryError::NoDefault)));
+    }
+
+    #[test]
+    fn b058_a_distro_whose_directory_is_gone_can_be_removed() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        fs::remove_dir_all(&distro.base_path).unwrap();
+        remove(&home.paths, distro.id).unwrap();
+        assert!(home.registry().distros.is_empty());
+    }
+
+    #[test]
+    fn a_disk_in_use_is_not_removed() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let user = File::open(distro.disk_path()).unwrap();
+        user.lock().unwrap();
+        assert!(matches!(remove(&home.paths, distro.id), Err(RegistryError::InUse { .. })));
+        assert!(distro.disk_path().exists());
+        assert!(home.registry().find("Debian").is_ok());
+    }
+
+    #[test]
+    fn foreign_files_beside_a_disk_are_kept() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        fs::write(distro.base_path.join("notes"), "mine").unwrap();
+        remove(&home.paths, distro.id).unwrap();
+        assert!(!distro.disk_path().exists());
+        assert!(distro.base_path.join("notes").exists());
+    }
+}

@@ -1,0 +1,104 @@
+//! Words that are not of the grammar, and help.
+
+use crate::support::Home;
+
+const HELP: Option<&str> = Some("'wslr --help' lists the arguments");
+
+#[test]
+fn b026_help_goes_to_standard_output_and_succeeds() {
+    let home = Home::new();
+    let usage = wslr::command::usage();
+    home.wslr(["--help"]).stdout(&usage).run();
+    home.wslr(["-d", "x", "--help", "y"]).stdout(&usage).run();
+    assert!(home.tree("").iter().all(|name| name == "run"), "help leaves nothing behind");
+}
+
+#[test]
+fn b017_unknown_options_and_missing_values() {
+    let home = Home::new();
+    for word in ["--unknown-flag", "--export", "--mount", "--manage", "--system", "-x"] {
+        let message = format!("Invalid command line argument: {word}");
+        home.wslr([word]).fails(&message, HELP, None).run();
+    }
+    for word in ["-d", "-u", "--terminate", "--unregister", "--set-default", "--shell-type"] {
+        let message = format!("Argument {word} is missing a required parameter.");
+        home.wslr([word]).fails(&message, HELP, None).run();
+    }
+}
+
+#[test]
+fn b032_errors_behind_a_verb() {
+    let home = Home::new();
+    let code = Some("Wsl/E_INVALIDARG");
+    home.wslr(["--install", "--fixed-vhd"])
+        .fails("Invalid command line argument: --fixed-vhd", HELP, code)
+        .run();
+    home.wslr(["--install", "--name"])
+        .fails("Command line argument --name requires a value.", HELP, code)
+        .run();
+    home.wslr(["--install", "--vhd-size", "0foo"])
+        .fails(
+            "Invalid size: 0foo",
+            Some("a size is a number and B, KB, MB, GB or TB, e.g. 64GB"),
+            code,
+        )
+        .run();
+    home.wslr(["--install", "--version", "3"])
+        .fails(
+            "Invalid version: 3",
+            Some("use --version 2, or leave it out"),
+            Some("Wsl/ERROR_VERSION_PARSE_ERROR"),
+        )
+        .run();
+}
+
+#[test]
+fn b075_install_refuses_what_excludes_each_other() {
+    let home = Home::new();
+    home.wslr(["--install", "Debian", "--no-distribution"])
+        .fails(
+            "Arguments --no-distribution and Debian can't be specified at same time.",
+            HELP,
+            Some("Wsl/E_INVALIDARG"),
+        )
+        .run();
+    home.wslr(["--install", "Debian", "--from-file", "f"])
+        .fails(
+            "Arguments --from-file and Debian can't be specified at same time.",
+            HELP,
+            Some("Wsl/E_INVALIDARG"),
+        )
+        .run();
+}
+
+#[test]
+fn b037_listings_that_exclude_each_other() {
+    Home::new()
+        .wslr(["-l", "-qv"])
+        .fails("Arguments --quiet and --verbose can't be specified at same time.", HELP, None)
+        .run();
+}
+
+#[test]
+fn output_to_a_reader_that_is_gone_is_quiet() {
+    let home = Home::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut test = home.wslr(["--help"]);
+    let output = test.command().stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
+
+#[test]
+fn output_to_a_full_device_is_a_failure() {
+    let home = Home::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut test = home.wslr(["--help"]);
+    let output = test.command().stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(255));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "wslr: cannot write to standard output: No space left on device (os error 28)\n\
+         Error code: Wsl/ERROR_DISK_FULL\n"
+    );
+}
