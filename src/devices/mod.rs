@@ -10,6 +10,7 @@ pub mod buffers;
 pub mod console;
 pub mod ring;
 pub mod rng;
+pub mod scsi;
 #[cfg(test)]
 pub mod testing;
 pub mod transport;
