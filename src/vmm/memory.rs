@@ -15,6 +15,8 @@ use super::kvm::KvmError;
 
 /// The size of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
+/// How often an aligned mapping is tried for.
+const ALIGNMENT_ATTEMPTS: u32 = 8;
 
 /// Maps memory for the given ranges of guest addresses and lengths.
 ///
@@ -41,14 +43,18 @@ pub fn map(ranges: &[(GuestAddress, u64)]) -> Result<GuestMemoryMmap, VmmError> 
 /// 6.7 does not align by itself, but puts a mapping right below the last one: a filler of
 /// the surplus moves the next mapping to where it should be.
 fn map_aligned(length: usize) -> Result<MmapRegion, vm_memory::mmap::MmapRegionError> {
-    let mapping = MmapRegion::new(length)?;
-    let surplus = mapping.as_ptr().addr() % HUGE_PAGE;
-    if surplus == 0 {
-        return Ok(mapping);
+    let mut mapping = MmapRegion::new(length)?;
+    // Another thread's mapping can get in between.
+    for _ in 0..ALIGNMENT_ATTEMPTS {
+        let surplus = mapping.as_ptr().addr() % HUGE_PAGE;
+        if surplus == 0 {
+            break;
+        }
+        drop(mapping);
+        let _filler = MmapRegion::<()>::new(surplus)?;
+        mapping = MmapRegion::new(length)?;
     }
-    drop(mapping);
-    let _filler = MmapRegion::<()>::new(surplus)?;
-    MmapRegion::new(length)
+    Ok(mapping)
 }
 
 /// Asks for huge pages. A host without them refuses, which costs only speed.
