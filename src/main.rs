@@ -4,5 +4,6 @@ use std::env;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    wslr::guest::run_if_called();
     wslr::command::main(env::args_os().skip(1).collect())
 }

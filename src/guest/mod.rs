@@ -1,1 +1,50 @@
 //! The guest's init: disks, distros in namespaces, sessions.
+//!
+//! Three kinds of processes, each single-threaded, each forked from the one before:
+//!
+//! - *init* ([`init`]): PID 1 of the virtual machine. Talks to the service, starts and
+//!   stops distros, hands arriving sessions to them. It never waits for anything but
+//!   its poll loop; what can block runs in a forked [`job`].
+//! - the *distro init* ([`distro`]): PID 1 of one distro's namespaces. It knows nothing
+//!   of a virtual machine: it gets a root, options and a socket, and so serves distros
+//!   without one too.
+//! - the *relay* ([`session`]): one per session, below its distro's init. It starts the
+//!   command, moves bytes, reports the exit status, and stays until the last descendant
+//!   of the command is gone.
+
+pub mod boot;
+pub mod cgroup;
+pub mod control;
+pub mod disk;
+pub mod distro;
+pub mod init;
+pub mod job;
+pub mod log;
+pub mod session;
+pub mod streams;
+pub mod sys;
+
+use std::path::Path;
+
+/// `argv[0]` of the process that starts a distro init outside a virtual machine.
+pub const DISTRO_ARGUMENT: &str = "wslr-distro";
+
+/// Takes over where this process is one of the guest's: the init of a virtual machine,
+/// or the starter of a distro without one ([`distro::entry`]). Otherwise returns at once.
+pub fn run_if_called() {
+    if is_init() {
+        init::run();
+    }
+    if std::env::args_os().next().is_some_and(|name| name == DISTRO_ARGUMENT) {
+        distro::entry::run();
+    }
+}
+
+/// Whether this process is PID 1 of a virtual machine, started from its initramfs.
+#[must_use]
+pub fn is_init() -> bool {
+    std::process::id() == 1
+        && std::env::args_os().next().is_some_and(|name| name == "/init")
+        && Path::new("/init").exists()
+        && Path::new("/modules").is_dir()
+}

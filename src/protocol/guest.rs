@@ -132,3 +132,10 @@ pub enum GuestError {
         reason: String,
     },
 }
+
+impl GuestError {
+    /// A failed system call.
+    pub fn system(action: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::System { action: action.into(), reason: error.to_string() }
+    }
+}

@@ -9,4 +9,5 @@
 pub mod client;
 pub mod frame;
 pub mod guest;
+pub mod incremental;
 pub mod session;

@@ -1,0 +1,95 @@
+//! The cgroups of the machine: one for all distros, limited so that the machine's own
+//! processes always get memory and processor time (B230), and one per distro (B159).
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::log;
+
+/// Where the hierarchy is mounted.
+pub const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The group of all distros.
+const USER: &str = "/sys/fs/cgroup/wsl-user";
+
+/// The controllers that distros can use.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// The memory that distros cannot take, in bytes (behaviour reference 4.2).
+const RESERVED_MEMORY: u64 = 32 << 20;
+
+/// Makes the group of all distros. What the kernel does not offer is logged.
+pub fn prepare() {
+    enable_controllers(Path::new(MOUNT));
+    let user = Path::new(USER);
+    if let Err(error) = fs::create_dir(user)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        log::warn(format_args!("cannot make '{USER}': {error}"));
+        return;
+    }
+    enable_controllers(user);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    set(&user.join("cpu.max"), &format!("{} 100000", processors * 100_000 - 1000));
+    if let Some(total) = total_memory() {
+        set(&user.join("memory.max"), &total.saturating_sub(RESERVED_MEMORY).to_string());
+    }
+}
+
+/// One by one: a kernel without one of them has the others.
+fn enable_controllers(group: &Path) {
+    for controller in CONTROLLERS {
+        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+fn set(file: &Path, value: &str) {
+    if let Err(error) = fs::write(file, value) {
+        log::warn(format_args!("cannot set '{}' to {value}: {error}", file.display()));
+    }
+}
+
+/// The machine's memory in bytes.
+fn total_memory() -> Option<u64> {
+    let table = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+fn path(distro: Uuid) -> PathBuf {
+    Path::new(USER).join(format!("distro-{distro}"))
+}
+
+/// Makes a distro's group and opens it.
+///
+/// # Errors
+/// The system's.
+pub fn create(distro: Uuid) -> io::Result<OwnedFd> {
+    let path = path(distro);
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    Ok(File::open(&path)?.into())
+}
+
+/// Removes a distro's group with all that the distro has made in it.
+pub fn remove(distro: Uuid) {
+    let path = path(distro);
+    let _ = fs::write(path.join("cgroup.kill"), "1");
+    remove_tree(&path);
+}
+
+fn remove_tree(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
+}

@@ -1,0 +1,126 @@
+//! What a distro init and the process that started it say to each other.
+//!
+//! A pair of `SOCK_SEQPACKET` sockets: one message per packet, descriptors beside it. A
+//! session's request can be larger than a packet, so it travels as a memory file.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::guest::GuestError;
+use crate::protocol::session::StreamKind;
+
+/// The largest packet.
+const MAXIMUM_PACKET: usize = 16 << 10;
+
+/// The most descriptors of one packet: the request, the control stream, four streams.
+const MAXIMUM_DESCRIPTORS: usize = 6;
+
+/// To the distro init.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Order {
+    /// Run a session. Descriptors: the memory file with the encoded
+    /// [`Session`](crate::protocol::session::Session), its control stream, then one
+    /// stream for each of these.
+    Session(Vec<StreamKind>),
+    /// End everything in the distro.
+    Stop,
+}
+
+/// From the distro init.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Report {
+    /// The distro could not be started; its init ends.
+    Failed(GuestError),
+    /// The distro takes sessions.
+    Ready {
+        /// For the user.
+        warnings: Vec<String>,
+    },
+}
+
+/// A connected pair: the starter's end, the distro init's end.
+///
+/// # Errors
+/// The system's.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Sends one message without waiting.
+///
+/// # Errors
+/// The system's; `WouldBlock` where the peer does not keep up.
+pub fn send<T: Serialize>(
+    socket: &impl AsFd,
+    message: &T,
+    descriptors: &[RawFd],
+) -> io::Result<()> {
+    let mut bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    bytes.truncate(MAXIMUM_PACKET);
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    sendmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &[IoSlice::new(&bytes)],
+        if descriptors.is_empty() { &[] } else { &rights },
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+/// Takes one message without waiting; `None` where the peer is gone.
+///
+/// # Errors
+/// The system's (`WouldBlock` where there is none), and `InvalidData`.
+pub fn receive<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; MAXIMUM_PACKET];
+    let mut space = nix::cmsg_space!([RawFd; MAXIMUM_DESCRIPTORS]);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let length = received.bytes;
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(list) = message {
+            // SAFETY: the kernel has just made these descriptors for this process.
+            descriptors.extend(list.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if length == 0 {
+        return Ok(None);
+    }
+    let message = postcard::from_bytes(bytes.get(..length).unwrap_or_default())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Some((message, descriptors)))
+}
+
+/// Hands a session over: `request` is the encoded
+/// [`Session`](crate::protocol::session::Session).
+///
+/// # Errors
+/// The system's.
+pub fn send_session(
+    socket: &impl AsFd,
+    request: &[u8],
+    control: &impl AsFd,
+    streams: &[(StreamKind, OwnedFd)],
+) -> io::Result<()> {
+    let mut file = File::from(memfd_create(c"session", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(request)?;
+    let mut descriptors = vec![file.as_raw_fd(), control.as_fd().as_raw_fd()];
+    descriptors.extend(streams.iter().map(|(_, stream)| stream.as_raw_fd()));
+    send(socket, &Order::Session(streams.iter().map(|(kind, _)| *kind).collect()), &descriptors)
+}

@@ -1,0 +1,138 @@
+//! The file systems every distro has (behaviour reference 4.4).
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::mount::MsFlags;
+
+use super::{Devices, root};
+use crate::protocol::guest::GuestError;
+
+/// One file system to mount.
+struct Mount {
+    target: &'static str,
+    kind: &'static str,
+    flags: MsFlags,
+    options: Option<&'static str>,
+    /// Whether a distro can do without it.
+    optional: bool,
+}
+
+const NOTHING: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+const DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+
+/// In the order of mounting; `/dev` comes before.
+const MOUNTS: [Mount; 9] = [
+    required("/proc", "proc", NOTHING, None),
+    required("/sys", "sysfs", NOTHING, None),
+    required("/dev/pts", "devpts", NOEXEC, Some("newinstance,gid=5,mode=620,ptmxmode=666")),
+    optional("/dev/shm", "tmpfs", DATA, Some("mode=1777")),
+    optional("/dev/mqueue", "mqueue", NOTHING, None),
+    required("/run", "tmpfs", DATA, Some("mode=0755")),
+    optional("/run/lock", "tmpfs", NOTHING, Some("mode=1777")),
+    // `nsdelegate` can be given only from the first cgroup namespace; a kernel without the
+    // controller mount is worth a warning, not a failure.
+    optional("/sys/fs/cgroup", "cgroup2", NOTHING.union(MsFlags::MS_RELATIME), Some("nsdelegate")),
+    optional("/proc/sys/fs/binfmt_misc", "binfmt_misc", NOTHING.union(MsFlags::MS_RELATIME), None),
+];
+
+const NOEXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
+
+const fn required(
+    target: &'static str,
+    kind: &'static str,
+    flags: MsFlags,
+    options: Option<&'static str>,
+) -> Mount {
+    Mount { target, kind, flags, options, optional: false }
+}
+
+const fn optional(
+    target: &'static str,
+    kind: &'static str,
+    flags: MsFlags,
+    options: Option<&'static str>,
+) -> Mount {
+    Mount { target, kind, flags, options, optional: true }
+}
+
+/// Mounts everything; what a distro can do without is a warning where it fails.
+///
+/// # Errors
+/// Where one it cannot do without fails.
+pub fn mount_all(devices: Devices) -> Result<Vec<String>, GuestError> {
+    let mut warnings = Vec::new();
+    mount_devices(devices)?;
+    for mount in &MOUNTS {
+        let target = Path::new(mount.target);
+        let made = make_directory(target).and_then(|()| {
+            root::mount_at(
+                Some(Path::new(mount.kind)),
+                target,
+                Some(mount.kind),
+                mount.flags,
+                mount.options,
+            )
+        });
+        match made {
+            Ok(()) => {}
+            // The module of binfmt_misc may be missing; most distros never miss it.
+            Err(_) if mount.kind == "binfmt_misc" => {}
+            Err(error) if mount.optional => {
+                warnings.push(format!("cannot mount '{}': {error}", mount.target));
+            }
+            Err(error) => {
+                return Err(GuestError::system(format!("mounting '{}'", mount.target), &error));
+            }
+        }
+    }
+    let _ = symlink("/dev/shm", "/run/shm");
+    let _ = make_directory(Path::new("/run/user"));
+    Ok(warnings)
+}
+
+fn mount_devices(devices: Devices) -> Result<(), GuestError> {
+    let dev = Path::new("/dev");
+    let (kind, options) = match devices {
+        Devices::All => ("devtmpfs", None),
+        Devices::Harmless => ("tmpfs", Some("mode=0755")),
+    };
+    make_directory(dev)
+        .and_then(|()| {
+            let flags = MsFlags::MS_NOSUID;
+            root::mount_at(Some(Path::new(kind)), dev, Some(kind), flags, options)
+        })
+        .map_err(|error| GuestError::system("mounting '/dev'", &error))?;
+    if devices == Devices::Harmless {
+        let _ = symlink("pts/ptmx", "/dev/ptmx");
+    }
+    for (name, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        // The machine's `/dev` is shared: another distro may have made them.
+        let _ = symlink(target, name);
+    }
+    Ok(())
+}
+
+/// Makes a directory `0755` where there is none.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Makes an empty file `0755` to mount a file on, where there is none.
+pub(super) fn make_file(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o755).open(path) {
+        Ok(file) => file.set_permissions(fs::Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}

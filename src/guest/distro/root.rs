@@ -1,0 +1,128 @@
+//! Making a distro's root the root of its namespaces.
+//!
+//! What comes from outside is copied as detached mounts first, then the distro's root is
+//! entered and everything else is detached, and only then are the copies mounted. So a
+//! symbolic link in the distro can redirect nothing outside of it.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{chdir, pivot_root, sethostname};
+
+use super::{Devices, Options, Root, files, mounts};
+use crate::guest::{disk, sys};
+use crate::protocol::guest::GuestError;
+
+/// Devices of the starter's `/dev` that a distro without the machine's devices gets.
+const HARMLESS: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+
+/// Enters the distro, in the namespaces of this process. Gives warnings for the user.
+///
+/// # Errors
+/// Where the root cannot be mounted or is no distro, or a mount it cannot do without fails.
+pub fn enter(options: &Options) -> Result<Vec<String>, GuestError> {
+    let brought = bring(options)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount_at(None, Path::new("/"), None, private, None)
+        .map_err(|error| GuestError::system("making mounts private", &error))?;
+    let mut warnings = Vec::new();
+    let root: PathBuf = match &options.root {
+        Root::Directory(directory) => {
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount_at(Some(directory), directory, None, bind, None)
+                .map_err(|error| GuestError::system(shown("mounting", directory), &error))?;
+            directory.clone()
+        }
+        Root::Disk { lun, staging } => {
+            warnings.extend(disk::mount_root(*lun, staging)?);
+            staging.clone()
+        }
+    };
+    change_root(&root).map_err(|error| GuestError::system(shown("entering", &root), &error))?;
+    if fs::symlink_metadata("/etc").is_err() && fs::metadata("/bin/sh").is_err() {
+        return Err(GuestError::NotALinuxDistro);
+    }
+    sethostname(&options.hostname)
+        .map_err(|error| GuestError::system("setting the host name", &error.into()))?;
+    warnings.extend(mounts::mount_all(options.devices)?);
+    warnings.extend(brought.into_iter().filter_map(|(mount, target)| mount.attach(&target)));
+    warnings.extend(files::write_all(&options.hostname));
+    Ok(warnings)
+}
+
+/// A detached mount for a place in the distro, and whether that is a file.
+struct Brought {
+    mount: OwnedFd,
+    is_file: bool,
+}
+
+impl Brought {
+    /// Mounts it, making the mount point; a failure is a warning.
+    fn attach(&self, target: &Path) -> Option<String> {
+        let made =
+            if self.is_file { mounts::make_file(target) } else { fs::create_dir_all(target) };
+        made.and_then(|()| sys::attach_mount(&self.mount, target))
+            .err()
+            .map(|error| format!("cannot mount '{}': {error}", target.display()))
+    }
+}
+
+/// Copies what is mounted into the distro from outside.
+fn bring(options: &Options) -> Result<Vec<(Brought, PathBuf)>, GuestError> {
+    let mut brought = Vec::new();
+    let mut add = |source: &Path, target: PathBuf, read_only: bool, is_file: bool| {
+        sys::copy_mount(source)
+            .and_then(|mount| {
+                if read_only {
+                    sys::make_read_only(&mount)?;
+                }
+                brought.push((Brought { mount, is_file }, target));
+                Ok(())
+            })
+            .map_err(|error| GuestError::system(shown("sharing", source), &error))
+    };
+    if options.devices == Devices::Harmless {
+        for name in HARMLESS {
+            add(&Path::new("/dev").join(name), Path::new("/dev").join(name), false, true)?;
+        }
+    }
+    if let Some(shared) = &options.shared {
+        add(shared, "/mnt/wsl".into(), false, false)?;
+    }
+    if let Some(init) = &options.init {
+        add(init, "/init".into(), true, true)?;
+    }
+    if let Some(modules) = &options.modules {
+        let target = Path::new("/lib/modules").join(&modules.release);
+        add(&modules.directory, target, true, false)?;
+    }
+    Ok(brought)
+}
+
+/// Makes `root` the root and lets go of the old one.
+fn change_root(root: &Path) -> io::Result<()> {
+    chdir(root)?;
+    // Both the same: the old root is stacked on the new one, from where it is detached.
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")?;
+    Ok(())
+}
+
+/// `mount` with the error type of the standard library.
+pub(super) fn mount_at(
+    source: Option<&Path>,
+    target: &Path,
+    kind: Option<&str>,
+    flags: MsFlags,
+    options: Option<&str>,
+) -> io::Result<()> {
+    Ok(mount(source, target, kind, flags, options)?)
+}
+
+fn shown(action: &str, path: &Path) -> String {
+    format!("{action} '{}'", path.display())
+}

@@ -1,0 +1,328 @@
+//! The system calls that nix does not offer safely: the guest's `unsafe` is here
+//! (but for descriptors that arrive in a message).
+//!
+//! Every process of the guest is single-threaded, which is what makes its forks sound.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::Pid;
+
+use crate::protocol::session::{ExitStatus, WindowSize};
+
+/// `linux/sched.h`; beyond the `int` that the libc crate gives it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's id.
+    Parent(Pid),
+}
+
+/// Forks this single-threaded process.
+///
+/// # Errors
+/// The system's.
+pub fn fork() -> io::Result<Forked> {
+    // SAFETY: the guest's processes have one thread, so the child's memory is consistent
+    // and it may do all that its parent may.
+    Ok(match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Forked::Child,
+        nix::unistd::ForkResult::Parent { child } => Forked::Parent(child),
+    })
+}
+
+/// Forks this single-threaded process into new namespaces (`CLONE_NEW*`), and straight
+/// into a cgroup where one is given.
+///
+/// # Errors
+/// The system's.
+pub fn fork_into(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+    // SAFETY: all-zero is a valid clone_args: no flags, no pointers.
+    let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+    arguments.flags = u64::from(namespaces.cast_unsigned());
+    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: no CLONE_VM and no stack, so this is a fork; the structure is valid and its
+    // size is passed. One thread, as above.
+    let result = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw mut arguments, mem::size_of::<libc::clone_args>())
+    };
+    match Errno::result(result)? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(Pid::from_raw(pid as i32))),
+    }
+}
+
+/// A child that ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ended {
+    /// Its process id.
+    pub pid: Pid,
+    /// How.
+    pub status: ExitStatus,
+}
+
+/// What [`reap`] found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reaped {
+    /// This child ended.
+    Ended(Ended),
+    /// There are children, none has ended.
+    None,
+    /// There is no child.
+    NoChildren,
+}
+
+/// Takes one ended child, without waiting. Real-time signals included, which nix's
+/// `waitpid` refuses.
+#[must_use]
+pub fn reap() -> Reaped {
+    loop {
+        let mut status = 0;
+        // SAFETY: the pointer is to a local.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+        match pid {
+            0 => return Reaped::None,
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return Reaped::NoChildren,
+            pid => {
+                let status = if libc::WIFSIGNALED(status) {
+                    ExitStatus::Signal(libc::WTERMSIG(status) as u8)
+                } else {
+                    ExitStatus::Code(libc::WEXITSTATUS(status) as u8)
+                };
+                return Reaped::Ended(Ended { pid: Pid::from_raw(pid), status });
+            }
+        }
+    }
+}
+
+/// Sends a signal by number, real-time ones included.
+///
+/// # Errors
+/// The system's.
+pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: a plain system call without pointers.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) })?;
+    Ok(())
+}
+
+/// Closes every descriptor above the standard ones but those given.
+pub fn close_all_except(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3_u32;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1);
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    close_range(first, u32::MAX);
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: the caller is a fresh child that never returns into code that owns the
+    // closed descriptors; nothing is dropped in it.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
+/// Every signal at its default action, none blocked: what a program expects at its start.
+pub fn reset_signals() {
+    // The kernel's sigaction: handler, flags, restorer, mask. All zero is the default.
+    // Not by the C library, which hides two signals of its own that can be inherited.
+    let default = [0_u64; 4];
+    let none = std::ptr::null_mut::<u64>();
+    for signal in 1..=64_i64 {
+        // SAFETY: the default action runs no code of ours; the structure is valid.
+        let _ = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8_usize)
+        };
+    }
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// A detached copy of the mount (with those below it) at `path`. A copy of a shared
+/// mount stays in its peer group.
+///
+/// # Errors
+/// The system's.
+pub fn copy_mount(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
+    // SAFETY: the path is NUL-terminated and lives through the call.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags)
+    })?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes a detached mount read-only.
+///
+/// # Errors
+/// The system's.
+pub fn make_read_only(mount: &impl AsFd) -> io::Result<()> {
+    // SAFETY: all-zero is a valid mount_attr: nothing is set or cleared.
+    let mut attributes: libc::mount_attr = unsafe { mem::zeroed() };
+    attributes.attr_set = libc::MOUNT_ATTR_RDONLY;
+    // SAFETY: the empty path is NUL-terminated, the structure's size is passed.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw mut attributes,
+            mem::size_of::<libc::mount_attr>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Mounts a detached mount at `path`.
+///
+/// # Errors
+/// The system's.
+pub fn attach_mount(mount: &impl AsFd, path: &Path) -> io::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+    const MOVE_MOUNT_T_SYMLINKS: u32 = 0x10;
+    let path = c_path(path)?;
+    // SAFETY: both paths are NUL-terminated and live through the call.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS,
+        )
+    })?;
+    Ok(())
+}
+
+/// Loads a kernel module.
+///
+/// # Errors
+/// The system's; `EEXIST` where it is loaded or built in.
+pub fn load_module(module: &File) -> io::Result<()> {
+    // SAFETY: the parameter string is NUL-terminated.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0)
+    })?;
+    Ok(())
+}
+
+/// Adds random bytes to the kernel's pool and credits them.
+///
+/// # Errors
+/// The system's.
+pub fn add_entropy(random: &File, bytes: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    // struct rand_pool_info: bits of entropy, size in bytes, the bytes.
+    let size = i32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let mut message = size.saturating_mul(8).to_ne_bytes().to_vec();
+    message.extend_from_slice(&size.to_ne_bytes());
+    message.extend_from_slice(bytes);
+    // SAFETY: the buffer holds the header and as many bytes as the header says.
+    Errno::result(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, message.as_ptr()) })?;
+    Ok(())
+}
+
+/// Brings the loopback interface up.
+///
+/// # Errors
+/// The system's.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all-zero is a valid ifreq: an empty name, no flags.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed();
+    request.ifr_name[1] = b'o'.cast_signed();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: the request is a valid ifreq with a NUL-terminated name.
+    Errno::result(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request)
+    })?;
+    Ok(())
+}
+
+/// Sets a terminal's size.
+///
+/// # Errors
+/// The system's.
+pub fn set_window_size(terminal: &impl AsFd, size: WindowSize) -> io::Result<()> {
+    let size =
+        libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointer is to a valid winsize.
+    Errno::result(unsafe {
+        libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size)
+    })?;
+    Ok(())
+}
+
+/// The slave side of a pseudo-terminal, without going through a path.
+///
+/// # Errors
+/// The system's.
+pub fn open_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the argument is an integer.
+    let fd = Errno::result(unsafe {
+        libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTPEER, flags)
+    })?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a terminal the controlling one of this session leader.
+///
+/// # Errors
+/// The system's.
+pub fn set_controlling_terminal(terminal: &impl AsFd) -> io::Result<()> {
+    // SAFETY: the argument is an integer.
+    Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) })?;
+    Ok(())
+}
+
+/// How many bytes can be read at once from a pipe.
+///
+/// # Errors
+/// The system's.
+pub fn readable_bytes(fd: &impl AsFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the pointer is to a local integer.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Whether this is a terminal, master sides included.
+#[must_use]
+pub fn is_terminal(fd: &impl AsFd) -> bool {
+    nix::unistd::isatty(fd).unwrap_or(false)
+}
