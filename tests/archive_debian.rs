@@ -49,8 +49,16 @@ fn assemble_probe() {
     let (fetcher, cache, progress) = (Fetcher::new().unwrap(), cache(), Progress::hidden());
     let suite = std::env::var("SUITE").unwrap();
     let source = Source::debian(&suite).with_configured_mirror(None);
-    let now = if suite == "sid" { SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1793350000) } else { SystemTime::now() };
-    let repository = Repository::open_with(&source, Options { cache: &cache, fetcher: &fetcher, keyring: None, now, progress: &progress }).unwrap();
+    let now = if suite == "sid" {
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1793350000)
+    } else {
+        SystemTime::now()
+    };
+    let repository = Repository::open_with(
+        &source,
+        Options { cache: &cache, fetcher: &fetcher, keyring: None, now, progress: &progress },
+    )
+    .unwrap();
     let start = std::time::Instant::now();
     let mut sink = directory::Directory::new(std::path::Path::new(&std::env::var("OUT").unwrap()));
     let assembled = assemble(&repository, "Debian", &mut sink).unwrap();

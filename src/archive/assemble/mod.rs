@@ -110,8 +110,13 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
 pub fn packages<'r>(repository: &'r Repository<'_>) -> Result<Vec<&'r Package>, ArchiveError> {
     let index = repository.index();
     // Releases between the two layouts let one choose the package that converts a system or
-    // the one that says it is converted: what is made here has no other layout.
-    let layout = index.newest("usr-is-merged").map(Package::name);
+    // the one that says it is converted: what is made here has no other layout. Later an
+    // essential package says so.
+    let says_so = |(package, _): (&Package, _)| package.is_essential();
+    let layout = index
+        .newest("usr-is-merged")
+        .map(Package::name)
+        .filter(|name| !index.providers(name).any(says_so));
     let wanted = closure::base(index).chain(minimal::PACKAGES.iter().copied()).chain(layout);
     repository.resolve(wanted)
 }

@@ -51,7 +51,9 @@ pub(super) fn after<S: Sink>(
         );
     }
     placer.file(&format!("etc/apt/sources.list.d/{list}.sources"), 0o644, sources.as_bytes())?;
-    placer.file("etc/default/locale", 0o644, b"LANG=C.UTF-8\n")?;
+    // Where systemd has it, and the older name that PAM reads.
+    placer.file("etc/locale.conf", 0o644, b"LANG=C.UTF-8\n")?;
+    placer.symbolic_link("etc/default/locale", "../locale.conf")?;
     placer.file("etc/fstab", 0o644, b"# Mounted when the distro starts.\n")?;
     let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
     placer.file("etc/hosts", 0o644, hosts.as_bytes())?;
