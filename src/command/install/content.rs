@@ -4,24 +4,17 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::sys::statvfs::fstatvfs;
-
-use super::Context;
+use super::disk::{self, REGISTER};
 use super::error::InstallError;
+use super::{Context, source};
 use crate::command::grammar::Install;
 use crate::command::output;
-use crate::error::{Diagnose, Failure};
-use crate::ext4::{self, Writer};
-use crate::image;
-use crate::image::observer::{Description, Observer};
+use crate::error::Failure;
+use crate::ext4;
+use crate::manifest::{self, Catalog};
 use crate::registry::{Details, Installation};
-
-const MEGABYTE: u64 = 1 << 20;
-
-/// Where a failure of the content itself happens.
-const REGISTER: &str = "Wsl/Service/RegisterDistro";
 
 /// Where the content comes from.
 pub(super) enum Content {
@@ -34,28 +27,41 @@ pub(super) enum Content {
         /// In bytes; `None` for a stream.
         length: Option<u64>,
     },
+    /// An entry of the manifest.
+    Entry(manifest::Distro),
 }
 
 impl Content {
     /// Finds what the user asks for.
-    pub(super) fn choose(_context: &Context<'_>, install: &Install) -> Result<Self, Failure> {
-        match &install.from_file {
-            Some(typed) => Self::open(typed),
-            None => Err(Failure::plain("not built yet")),
+    pub(super) fn choose(context: &Context<'_>, install: &Install) -> Result<Self, Failure> {
+        if let Some(typed) = &install.from_file {
+            return Self::open(typed);
         }
+        let failed = |error| Failure::new("Wsl/InstallDistro", &error);
+        let settings = manifest::Settings::from_environment();
+        let catalog = Catalog::load(&settings, &context.fetcher).map_err(failed)?;
+        let entry = catalog.resolve(install.distro.as_deref()).map_err(failed)?;
+        if entry.is_override {
+            let name = &entry.name;
+            output::warning(&format!("'{name}' is provided by an override manifest"));
+        }
+        Ok(Self::Entry(entry.clone()))
     }
 
     /// The name it goes by, where that is known before it is read.
     pub(super) fn name(&self) -> Option<&str> {
         match self {
             Self::File { .. } => None,
+            Self::Entry(entry) => Some(&entry.name),
         }
     }
 
     /// What is said where neither it nor the user has a name (B077).
     pub(super) fn without_name(&self) -> Failure {
-        let Self::File { typed, .. } = self;
-        let file = typed.to_string_lossy().into_owned();
+        let file = match self {
+            Self::File { typed, .. } => typed.to_string_lossy().into_owned(),
+            Self::Entry(entry) => entry.friendly_name.clone(),
+        };
         Failure::new(REGISTER, &InstallError::NameNeeded { file })
     }
 
@@ -69,8 +75,9 @@ impl Content {
         match self {
             Self::File { typed, file, length } => {
                 output::print(&format!("Installing: {}\n", typed.display()))?;
-                unpack(context, installation, options, file, *length)
+                disk::unpack(context, installation, options, file, *length)
             }
+            Self::Entry(entry) => source::write(context, installation, options, entry),
         }
     }
 
@@ -91,64 +98,4 @@ impl Content {
         let length = metadata.is_file().then_some(metadata.len());
         Ok(Self::File { typed: typed.to_owned(), file, length })
     }
-}
-
-/// Makes a disk of an archive of `length` bytes.
-fn unpack(
-    context: &Context<'_>,
-    installation: &Installation,
-    options: ext4::Options,
-    archive: &File,
-    length: Option<u64>,
-) -> Result<Details, Failure> {
-    // A disk is hardly smaller than the archive it is made of.
-    check_space(installation, length.unwrap_or(0))?;
-    let mut writer = writer(installation, options)?;
-    let bar = context.progress.bytes("Installing", length);
-    let mut observer = Observer::new(&mut writer);
-    image::tar::read_entries(bar.reader(archive), &mut observer, |path| path)
-        .map_err(import_failure)?;
-    let description = observer.finish().map_err(|error| Failure::new(REGISTER, &error))?;
-    writer.finish().map_err(import_failure)?;
-    Ok(details(description, 0))
-}
-
-fn details(description: Description, packages: u64) -> Details {
-    Details {
-        name: description.default_name,
-        flavor: description.flavor,
-        os_version: description.os_version,
-        packages,
-    }
-}
-
-/// The writer of the installation's disk.
-fn writer(installation: &Installation, options: ext4::Options) -> Result<Writer, Failure> {
-    let file = installation.file().try_clone().map_err(|source| {
-        let path = installation.path();
-        Failure::new(REGISTER, &InstallError::Io { action: "write", path, source })
-    })?;
-    Writer::new(file, options).map_err(|error| Failure::new(REGISTER, &error))
-}
-
-/// Checks that the host's disk has room for `needed` bytes.
-fn check_space(installation: &Installation, needed: u64) -> Result<(), Failure> {
-    let path = installation.path();
-    let Ok(status) = fstatvfs(installation.file()) else { return Ok(()) };
-    let available = u64::from(status.blocks_available()).saturating_mul(status.fragment_size());
-    if available >= needed {
-        return Ok(());
-    }
-    let error = InstallError::Space {
-        path: path.parent().unwrap_or(Path::new("/")).to_owned(),
-        available: available / MEGABYTE,
-        needed: needed.div_ceil(MEGABYTE),
-    };
-    Err(Failure::new(REGISTER, &error))
-}
-
-/// A failure of the archive or the disk while one is made of the other (B053).
-fn import_failure(error: impl Diagnose + 'static) -> Failure {
-    let (code, hint) = (error.code(), error.hint());
-    Failure::new(REGISTER, &InstallError::Import { code, hint, source: Box::new(error) })
 }

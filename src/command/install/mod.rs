@@ -5,9 +5,11 @@
 //! at any instant leaves a distro that is installed or one that is not.
 
 mod content;
+mod disk;
 mod error;
 mod interrupt;
 mod prepare;
+mod source;
 
 use std::process::ExitCode;
 
