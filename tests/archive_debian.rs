@@ -3,9 +3,14 @@
 //! These tests need the network, so `cargo test` leaves them out; `tests/run` runs them
 //! with `--ignored`.
 
-use std::path::PathBuf;
+#[path = "support/directory.rs"]
+mod directory;
 
-use wslr::archive::{Repository, Source, deb};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use wslr::archive::assemble::assemble;
+use wslr::archive::{Options, Repository, Source, deb};
 use wslr::download::Fetcher;
 use wslr::terminal::progress::Progress;
 
@@ -36,4 +41,27 @@ fn the_current_kernel_is_found_verified_and_fetched() {
         .map(Result::unwrap)
         .find(|entry| entry.path_bytes().starts_with(b"./boot/vmlinuz-"));
     assert!(kernel.unwrap().size() > 1 << 20);
+}
+
+#[test]
+#[ignore = "needs Debian's archive"]
+fn assemble_probe() {
+    let (fetcher, cache, progress) = (Fetcher::new().unwrap(), cache(), Progress::hidden());
+    let suite = std::env::var("SUITE").unwrap();
+    let source = Source::debian(&suite).with_configured_mirror(None);
+    let now = if suite == "sid" {
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1793350000)
+    } else {
+        SystemTime::now()
+    };
+    let repository = Repository::open_with(
+        &source,
+        Options { cache: &cache, fetcher: &fetcher, keyring: None, now, progress: &progress },
+    )
+    .unwrap();
+    let start = std::time::Instant::now();
+    let mut sink = directory::Directory::new(std::path::Path::new(&std::env::var("OUT").unwrap()));
+    let assembled = assemble(&repository, "Debian", &mut sink).unwrap();
+    sink.finish();
+    eprintln!("{:?} {}", start.elapsed(), assembled.packages.len());
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::compression;
 use super::deb822::{self, Deb822Error, Paragraph};
+use crate::tree::Timestamp;
 
 const AR_MAGIC: &[u8; 8] = b"!<arch>\n";
 const AR_HEADER: u64 = 60;
@@ -43,6 +44,8 @@ pub struct ControlFile {
     pub name: String,
     /// Permission bits.
     pub mode: u32,
+    /// Modification time.
+    pub modified: Timestamp,
     /// What it holds.
     pub content: Vec<u8>,
 }
@@ -161,7 +164,10 @@ impl Deb {
             if content.len() as u64 != entry.size() {
                 return Err(error(format!("the file '{name}' is cut off or too large")));
             }
-            control.files.push(ControlFile { name, mode: mode & 0o777, content });
+            let seconds = entry.header().mtime().map_err(|source| error(source.to_string()))?;
+            let seconds = i64::try_from(seconds).unwrap_or_default();
+            let modified = Timestamp { seconds, nanoseconds: 0 };
+            control.files.push(ControlFile { name, mode: mode & 0o777, modified, content });
         }
         let fields = control.file("control").ok_or(DebError::Missing { name: "control" })?;
         control.fields = deb822::parse(fields).map_err(DebError::Fields)?;
@@ -178,6 +184,13 @@ impl Deb {
 }
 
 impl Control {
+    /// The absolute paths of the configuration files that the package has
+    /// (deb-conffiles(5)); those that it only wants removed are left out.
+    pub fn configuration_files(&self) -> impl Iterator<Item = &str> {
+        let text = std::str::from_utf8(self.file("conffiles").unwrap_or_default());
+        text.unwrap_or_default().lines().map(str::trim_end).filter(|line| line.starts_with('/'))
+    }
+
     /// The content of a control file.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&[u8]> {

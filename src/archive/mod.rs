@@ -4,8 +4,10 @@
 //! hangs on an `InRelease` whose OpenPGP signature was made by a key that is compiled in.
 //! There is no way around the signature. The order of the work is the order of the files:
 //! [`source`] says what to fetch, [`signature`] and [`release`] verify it, [`index`] lists
-//! the packages, [`closure`] chooses them, [`repository`] fetches them, [`deb`] reads one.
+//! the packages, [`closure`] chooses them, [`repository`] fetches them, [`deb`] reads one,
+//! [`assemble`] makes a distro of them.
 
+pub mod assemble;
 pub mod closure;
 mod compression;
 pub mod deb;
@@ -13,6 +15,7 @@ pub mod deb822;
 mod error;
 pub mod index;
 pub mod keyring;
+pub mod minimal;
 pub mod relation;
 pub mod release;
 pub mod repository;

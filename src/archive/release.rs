@@ -12,6 +12,7 @@ use crate::download::Sha256;
 /// (<https://wiki.debian.org/DebianRepository/Format#A.22Release.22_files>).
 #[derive(Clone, Debug)]
 pub struct Release {
+    date: u64,
     fields: Paragraph,
     files: HashMap<String, Listed>,
 }
@@ -68,13 +69,19 @@ impl Release {
             let listed = parse_line(line).ok_or_else(|| malformed(format!("line '{line}'")))?;
             files.insert(listed.0, listed.1);
         }
-        Ok(Self { fields, files })
+        Ok(Self { date: made, fields, files })
     }
 
     /// The file of this path below the suite's directory.
     #[must_use]
     pub fn file(&self, path: &str) -> Option<Listed> {
         self.files.get(path).copied()
+    }
+
+    /// When it was made, in seconds since 1970.
+    #[must_use]
+    pub fn date(&self) -> u64 {
+        self.date
     }
 
     /// Whether indexes can be fetched by their hash, so that an archive that changes in

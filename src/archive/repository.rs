@@ -55,6 +55,7 @@ pub struct Options<'a> {
 /// A verified archive.
 #[derive(Debug)]
 pub struct Repository<'a> {
+    date: u64,
     index: Index,
     options: Options<'a>,
     source: Source,
@@ -97,6 +98,7 @@ impl<'a> Repository<'a> {
             let release = Release::parse(&text, &url, suite, options.now)?;
             releases.push((mirror, suite, url, release));
         }
+        let date = releases.iter().map(|(.., release)| release.date()).max().unwrap_or(0);
         let mut wanted = Vec::new();
         for (mirror, suite, url, release) in &releases {
             for component in &source.components {
@@ -109,7 +111,8 @@ impl<'a> Repository<'a> {
                 wanted.push(IndexFile { mirror, suite, release, path: found.0, listed: found.1 });
             }
         }
-        let mut repository = Self { index: Index::default(), options, source: source.clone() };
+        let mut repository =
+            Self { date, index: Index::default(), options, source: source.clone() };
         repository.read_indexes(&wanted)?;
         Ok(repository)
     }
@@ -174,6 +177,18 @@ impl<'a> Repository<'a> {
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// When the newest of its suites was made, in seconds since 1970.
+    #[must_use]
+    pub fn date(&self) -> u64 {
+        self.date
+    }
+
+    /// Where progress shows.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        self.options.progress
     }
 
     /// All packages.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::archive::ArchiveError;
 use crate::error::Diagnose;
+use crate::ext4;
 
 /// Why a kernel cannot be fetched, prepared or found.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum KernelError {
     DependencyCycle {
         /// One of the circle.
         module: String,
+    },
+    /// The modules disk cannot be written.
+    #[error("cannot write the modules disk '{}'", path.display())]
+    Disk {
+        /// The disk.
+        path: PathBuf,
+        /// Why.
+        source: ext4::Error,
     },
     /// A file cannot be used.
     #[error("cannot {action} '{}'", path.display())]
@@ -103,6 +112,7 @@ impl Diagnose for KernelError {
             Self::CustomNotFound { .. } | Self::NotAKernel { .. } => {
                 "WSL_E_CUSTOM_KERNEL_NOT_FOUND"
             }
+            Self::Disk { source, .. } => source.code(),
             Self::NotInstalled => "WSL_E_WSL_OPTIONAL_COMPONENT_REQUIRED",
             Self::Compressed { .. }
             | Self::DependencyCycle { .. }
@@ -120,6 +130,7 @@ impl Diagnose for KernelError {
             Self::CustomNotFound { .. } | Self::NotAKernel { .. } => {
                 Some("correct or remove kernel= in .wslconfig".to_owned())
             }
+            Self::Disk { source, .. } => source.hint(),
             Self::NotInstalled => Some("run 'wslr --update'".to_owned()),
             _ => None,
         }

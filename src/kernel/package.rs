@@ -92,6 +92,12 @@ impl Package {
         &self.release
     }
 
+    /// When the kernel was built.
+    #[must_use]
+    pub fn modified(&self) -> Timestamp {
+        self.modified
+    }
+
     /// Writes `vmlinux` and the modules that init loads to `directory`, and all modules
     /// with their tables to the sink `disk`. `step` is called for each module with their
     /// number.

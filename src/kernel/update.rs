@@ -3,6 +3,7 @@
 //! The package `linux-image-cloud-amd64` depends on the newest image, in the main or the
 //! security suite, whichever is newer; it changes nothing where that is prepared already.
 
+use std::fs::File;
 use std::path::Path;
 
 use super::KernelError;
@@ -11,6 +12,7 @@ use super::store::Store;
 use crate::archive::{self, Repository, Source, deb};
 use crate::config::paths::Paths;
 use crate::download::Fetcher;
+use crate::ext4;
 use crate::terminal::progress::Progress;
 
 /// The release of Debian whose kernel is used.
@@ -19,6 +21,9 @@ const SUITE: &str = "trixie";
 const PACKAGE: &str = "linux-image-cloud-amd64";
 /// What the names of kernel packages begin with.
 const IMAGE: &str = "linux-image-";
+
+/// The apparent size of the modules disk, of which a kernel's modules fill some 120 MB.
+const DISK_SIZE: u64 = 4 << 30;
 
 /// What an update has found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -103,8 +108,18 @@ fn read(file: &Path) -> Result<Package, KernelError> {
 }
 
 fn prepare(package: &Package, partial: &Path, progress: &Progress) -> Result<(), KernelError> {
+    let path = partial.join("modules.img");
+    let disk_error = |source| KernelError::Disk { path: path.clone(), source };
+    let file = File::create_new(&path).map_err(KernelError::file("create", &path))?;
+    let options = ext4::Options {
+        size: DISK_SIZE,
+        label: "modules".to_owned(),
+        journal: false,
+        created: package.modified(),
+        ..ext4::Options::default()
+    };
+    let mut disk = ext4::Writer::new(file, options).map_err(disk_error)?;
     let bar = progress.steps("preparing the kernel", 0);
-    let mut disk = Nothing;
     package
         .prepare(partial, &mut disk, |total| {
             bar.set_total(total as u64);
@@ -112,19 +127,7 @@ fn prepare(package: &Package, partial: &Path, progress: &Progress) -> Result<(),
         })
         .map_err(|error| match error {
             PrepareError::Kernel(error) => error,
-            PrepareError::Disk(source) => {
-                KernelError::File { action: "write", path: partial.join("modules.img"), source }
-            }
-        })
-}
-
-/// Takes the place of the modules disk.
-struct Nothing;
-
-impl crate::tree::Sink for Nothing {
-    type Error = std::io::Error;
-
-    fn add(&mut self, _: crate::tree::Entry<'_>) -> Result<(), std::io::Error> {
-        Ok(())
-    }
+            PrepareError::Disk(error) => disk_error(error),
+        })?;
+    disk.finish().map(drop).map_err(disk_error)
 }
