@@ -28,6 +28,15 @@ impl<R: Read> Source<R> {
         TarError::Truncated { offset: self.offset, part }
     }
 
+    /// The error for a stream that cannot be read further: decompressors say so when what
+    /// they read ends early.
+    fn failed(&self, error: io::Error) -> TarError {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.truncated("its compressed data"),
+            _ => TarError::Read(error),
+        }
+    }
+
     /// Fills `buffer` as far as the stream goes.
     pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let mut filled = 0;
@@ -36,7 +45,7 @@ impl<R: Read> Source<R> {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.failed(error)),
             }
         }
         Ok(filled)
@@ -48,7 +57,7 @@ impl<R: Read> Source<R> {
         let mut limited = (&mut self.reader).take(length);
         let result = limited.read_to_end(&mut bytes);
         self.offset += bytes.len() as u64;
-        result?;
+        result.map_err(|error| self.failed(error))?;
         if (bytes.len() as u64) < length {
             return Err(self.truncated(part));
         }
@@ -60,7 +69,8 @@ impl<R: Read> Source<R> {
         if length == 0 {
             return Ok(());
         }
-        let skipped = io::copy(&mut (&mut self.reader).take(length), &mut io::sink())?;
+        let skipped = io::copy(&mut (&mut self.reader).take(length), &mut io::sink())
+            .map_err(|error| self.failed(error))?;
         self.offset += skipped;
         if skipped < length {
             return Err(self.truncated(part));
@@ -71,7 +81,8 @@ impl<R: Read> Source<R> {
     /// Reads what follows the end of the archive, so that a decompressor before this
     /// reader gets to check its own trailer.
     pub(super) fn drain(&mut self) -> Result<(), TarError> {
-        self.offset += io::copy(&mut self.reader, &mut io::sink())?;
+        self.offset +=
+            io::copy(&mut self.reader, &mut io::sink()).map_err(|error| self.failed(error))?;
         Ok(())
     }
 
@@ -119,7 +130,7 @@ impl<R: Read> Read for Content<'_, R> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
             Err(error) => {
                 let kind = error.kind();
-                self.failure = Some(error.into());
+                self.failure = Some(self.source.failed(error));
                 Err(kind.into())
             }
         }
