@@ -57,7 +57,7 @@ fn main() {
     let setting = Setting {
         kernel: kernel.into(),
         initramfs: tiny_init::initramfs(),
-        command_line: command_line::build(processors, true, "").unwrap(),
+        command_line: command_line::build(processors, false, "").unwrap(),
         processors,
         mebibytes: number(3, 512),
         folder: tempfile::tempdir().unwrap(),
