@@ -66,7 +66,8 @@ fn device_events() -> io::Result<OwnedFd> {
     Ok(events)
 }
 
-/// The disk of a unit, if the kernel knows it and its device node is there.
+/// The disk of a unit, if the kernel knows it and it can be opened: its device node is
+/// there before that, its event comes after.
 fn find(lun: u16) -> Option<String> {
     for entry in fs::read_dir("/sys/class/scsi_disk").ok()?.flatten() {
         let address = entry.file_name();
@@ -76,7 +77,7 @@ fn find(lun: u16) -> Option<String> {
         }
         let name = fs::read_dir(entry.path().join("device/block")).ok()?.flatten().next()?;
         let name = name.file_name().into_string().ok()?;
-        if Path::new("/dev").join(&name).exists() {
+        if fs::File::open(Path::new("/dev").join(&name)).is_ok() {
             return Some(name);
         }
     }
@@ -188,6 +189,7 @@ pub fn release(lun: u16) -> Result<(), GuestError> {
                 wait *= 2;
             }
             Err(Errno::EBUSY) => {
+                nix::unistd::sync();
                 return Err(GuestError::system(
                     format!("releasing disk {lun}"),
                     &Errno::EBUSY.into(),
