@@ -239,7 +239,7 @@ fn supervise(running: Running) -> Result<VirtualMachine, VmmError> {
             let running =
                 std::mem::take(&mut *threads.write().unwrap_or_else(PoisonError::into_inner));
             vcpu::stop(running, &shared.stopping);
-            shared.bus.reset();
+            shared.bus.remove_all();
             shared.log.flush();
             // The machine goes before its memory.
             drop(vm);
