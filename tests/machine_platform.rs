@@ -104,7 +104,7 @@ fn a_guest_that_writes_all_over_the_devices_does_no_harm() {
         &[0x66, 0x89, 0x07],                   // mov [rdi], ax
         &[0x83, 0xc7, 0x04],                   // add edi, 4
         &[0x81, 0xff, 0x00, 0x40, 0x00, 0xc0], // cmp edi, 0xc0004000
-        &[0x75, 0xde],                         // jne again
+        &[0x75, 0xdc],                         // jne again
         &out(0x600, 0x34),
         SPIN,
     ]
