@@ -17,7 +17,8 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getpeername,
+    listen, socket,
 };
 use nix::unistd::Pid;
 use uuid::Uuid;
@@ -42,9 +43,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long all distros may take when the machine goes off.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The host's context id (`VMADDR_CID_HOST`).
-const HOST: u32 = 2;
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
@@ -116,7 +114,7 @@ impl Init {
         listen(&listener, Backlog::new(128)?)?;
         set_nonblocking(&listener)?;
         let control = new()?;
-        connect(control.as_raw_fd(), &VsockAddr::new(HOST, CONTROL_PORT))?;
+        connect(control.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, CONTROL_PORT))?;
         set_nonblocking(&control)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&SigSet::all(), flags)?;
@@ -295,7 +293,13 @@ impl Init {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         while let Ok(fd) = accept4(self.listener.as_raw_fd(), flags) {
             // SAFETY: the call returned a new descriptor that nothing else owns.
-            self.streams.accept(unsafe { OwnedFd::from_raw_fd(fd) });
+            let stream = unsafe { OwnedFd::from_raw_fd(fd) };
+            // A user of a distro may reach this port too, where the kernel's local
+            // transport is loaded: only the host speaks for the user of them all.
+            let peer = getpeername::<VsockAddr>(stream.as_raw_fd());
+            if peer.is_ok_and(|peer| peer.cid() == libc::VMADDR_CID_HOST) {
+                self.streams.accept(stream);
+            }
         }
     }
 
@@ -319,19 +323,17 @@ impl Init {
     fn take_reports(&mut self) {
         let mut ready = Vec::new();
         for distro in self.distros.values_mut().filter(|distro| !distro.is_gone) {
-            loop {
-                match link::receive::<Report>(&distro.socket) {
-                    Ok(Some((Report::Ready { warnings }, _))) => {
-                        ready.extend(distro.start.take().map(|id| (id, warnings)));
-                    }
-                    Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // An init that talks nonsense or not at all is as good as gone.
-                    Ok(None) | Err(_) => {
-                        distro.is_gone = true;
-                        distro.kill_at.get_or_insert(Instant::now() + STOP_TIMEOUT);
-                        break;
-                    }
+            // One each: a distro that tells without end must not keep init to itself.
+            match link::receive::<Report>(&distro.socket) {
+                Ok(Some((Report::Ready { warnings }, _))) => {
+                    ready.extend(distro.start.take().map(|id| (id, warnings)));
+                }
+                Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // An init that talks nonsense or not at all is as good as gone.
+                Ok(None) | Err(_) => {
+                    distro.is_gone = true;
+                    distro.kill_at.get_or_insert(Instant::now() + STOP_TIMEOUT);
                 }
             }
         }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
-use super::read_file;
 use super::users::Account;
+use crate::guest::read_file;
 
 /// The search path of a session, unless the distro says otherwise.
 const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:\
