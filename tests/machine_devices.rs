@@ -51,7 +51,7 @@ fn the_guest() {
     if std::process::id() != 1 {
         return;
     }
-    wslr::guest::boot::prepare();
+    let _later = wslr::guest::boot::prepare();
     let commands = guest_listener(COMMANDS);
     let echo = guest_listener(ECHO);
     let deaf = guest_listener(DEAF);
@@ -83,7 +83,7 @@ fn guest_listener(port: u32) -> OwnedFd {
     let kind = SockType::Stream;
     let fd = socket(AddressFamily::Vsock, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port)).unwrap();
-    listen(&fd, Backlog::new(128).unwrap()).unwrap();
+    listen(&fd, Backlog::MAXCONN).unwrap();
     fd
 }
 
@@ -128,8 +128,10 @@ fn device(lun: &str) -> std::io::Result<PathBuf> {
     loop {
         let name = fs::read_dir(scsi(lun).join("block")).ok().and_then(|mut names| names.next());
         if let Some(name) = name {
-            let path = Path::new("/dev").join(name?.file_name());
-            if path.exists() {
+            let name = name?.file_name();
+            let path = Path::new("/dev").join(&name);
+            // The last of the links that the kernel makes for a disk.
+            if path.exists() && Path::new("/sys/block").join(&name).exists() {
                 return Ok(path);
             }
         }
