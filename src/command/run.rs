@@ -22,7 +22,7 @@ use super::signals;
 use crate::config::paths::Paths;
 use crate::error::{Diagnose, Failure, io_code};
 use crate::protocol::client::{Answer, Progress, Request, Run};
-use crate::protocol::frame;
+use crate::protocol::frame::{self, FrameError};
 use crate::protocol::session::{Directory, ExitStatus, Program, StreamKind, Streams, WindowSize};
 use crate::terminal::progress::{self, Bar};
 use crate::terminal::raw::{Raw, window_size};
@@ -293,6 +293,8 @@ impl Answers {
     fn warning(&self, text: &str) {
         if env::var_os("WSL_DISABLE_WARNINGS").is_none_or(|value| value != "1") {
             self.bars.suspend(|| {
+                // It may come from the guest.
+                let text = text.replace(|one: char| one.is_control(), "\u{fffd}");
                 let _ = writeln!(io::stderr(), "wslr: warning: {text}");
             });
         }
