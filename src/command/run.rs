@@ -119,8 +119,10 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
         theirs.push(OwnedFd::from(other));
     }
     let connection = client::connect(paths)?;
-    client::send(&connection, &request, &theirs)
-        .map_err(|source| Failure::from(ClientError::Lost { log: client::log(paths), source }))?;
+    client::send(&connection, &request, &theirs).map_err(|error| match error {
+        FrameError::TooLong { .. } => Failure::from(ClientError::TooLong),
+        source => ClientError::Lost { log: client::log(paths), source }.into(),
+    })?;
     drop(theirs);
 
     let terminal = plan.streams.terminal.is_some();
