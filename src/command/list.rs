@@ -6,10 +6,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::grammar::List;
-use super::output;
+use super::{client, distro, output};
 use crate::config::paths::Paths;
 use crate::error::Failure;
-use crate::registry::{Distro, Registry, State};
+use crate::registry::{Distro, Registry, RegistryError, State};
 
 /// One row of a listing.
 #[derive(Debug, Serialize)]
@@ -27,8 +27,10 @@ struct Row<'a> {
 
 /// Prints the listing that is asked for.
 pub(super) fn list(paths: &Paths, list: &List) -> Result<(), Failure> {
-    let registry = Registry::load(paths).map_err(|error| Failure::new("Wsl/Service", &error))?;
-    let rows = rows(&registry, list, &[]);
+    let registry = distro::load(paths)?;
+    let status = client::status(paths)?.unwrap_or_default();
+    let running: Vec<Uuid> = status.distros.iter().map(|running| running.distro).collect();
+    let rows = rows(&registry, list, &running);
     if list.json {
         return output::json(&rows);
     }
@@ -41,8 +43,7 @@ pub(super) fn list(paths: &Paths, list: &List) -> Result<(), Failure> {
         return Err(Failure::plain("There are no running distributions."));
     }
     if rows.is_empty() {
-        let error = crate::registry::RegistryError::NoDefault;
-        return Err(Failure { code: None, ..Failure::new("Wsl", &error) });
+        return Err(distro::no_default(RegistryError::NoDefault));
     }
     output::print(&if list.verbose { verbose(&rows) } else { plain(&rows) })
 }

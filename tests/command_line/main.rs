@@ -1,9 +1,12 @@
 //! The executable as its user meets it: exact output, exact status, in a temporary home,
 //! without KVM and without a network. Names begin with the number of the behaviour.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+mod generated;
 mod grammar;
 mod listing;
 mod registry;
