@@ -56,9 +56,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prepared = kernel::current(&paths)?;
     let repository = Repository::open(&source, &fetcher, &paths.cache, &progress)?;
 
-    let busybox = write_root(&repository, &scripts, &target)?;
+    let busybox = write_root(&repository, &target)?;
     let script = |name: &str| fs::read(scripts.join(name));
-    fs::write(target.join("initramfs"), initramfs(&script("init")?, &busybox, &prepared)?)?;
+    let mut first = initramfs(&script("init")?, &busybox, &prepared)?;
+    first.executable("rig-init", &script("outer-init")?);
+    fs::write(target.join("initramfs"), first.finish())?;
 
     let tests = target.join("kernel");
     fs::create_dir_all(tests.join("modules"))?;
@@ -67,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::copy(module, tests.join("modules").join(module.file_name().unwrap_or_default()))?;
     }
     let sample = initramfs(&script("sample-init")?, &busybox, &prepared)?;
-    fs::write(tests.join("initramfs.cpio"), sample)?;
+    fs::write(tests.join("initramfs.cpio"), sample.finish())?;
     let image = repository.package(&format!("linux-image-{}", updated.release))?;
     for file in repository.download(&[image])? {
         let package = Package::read(deb::open(&file)?.data()?)?;
@@ -77,11 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Writes the root disk; gives the busybox on it.
-fn write_root(
-    repository: &Repository<'_>,
-    scripts: &Path,
-    target: &Path,
-) -> Result<Vec<u8>, Box<dyn Error>> {
+fn write_root(repository: &Repository<'_>, target: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let partial = target.join("root.img.partial");
     let options = ext4::Options { size: ROOT_SIZE, ..ext4::Options::default() };
     let disk = ext4::Writer::new(File::create(&partial)?, options)?;
@@ -91,14 +89,13 @@ fn write_root(
     assemble_packages(repository, &packages, "rig", &mut root)?;
 
     let key = fs::read(target.join("key.pub"))?;
-    let files: [(&str, u32, &[u8]); 7] = [
+    let files: [(&str, u32, &[u8]); 6] = [
         ("etc/group", 0o644, b"root:x:0:\ntty:x:5:\nkvm:x:104:user\nuser:x:1000:\n"),
         ("etc/hosts", 0o644, b"127.0.0.1 localhost rig\n"),
         ("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n"),
         ("etc/resolv.conf", 0o644, b"nameserver 10.0.2.3\n"),
         ("etc/shells", 0o644, b"/bin/sh\n/bin/bash\n"),
         ("root/.ssh/authorized_keys", 0o600, &key),
-        ("usr/sbin/rig-init", 0o755, &fs::read(scripts.join("outer-init"))?),
     ];
     root.directory("root", 0o700)?;
     root.directory("root/.ssh", 0o700)?;
@@ -112,7 +109,7 @@ fn write_root(
 }
 
 /// An initramfs with `script` as its init, busybox, and the modules of the kernel.
-fn initramfs(script: &[u8], busybox: &[u8], kernel: &Prepared) -> io::Result<Vec<u8>> {
+fn initramfs(script: &[u8], busybox: &[u8], kernel: &Prepared) -> io::Result<Archive> {
     let mut archive = Archive::default();
     for directory in ["bin", "dev", "modules", "proc", "root", "sys"] {
         archive.directory(directory);
@@ -125,7 +122,7 @@ fn initramfs(script: &[u8], busybox: &[u8], kernel: &Prepared) -> io::Result<Vec
         archive.file(&format!("modules/{name}"), &fs::read(module)?);
     }
     archive.executable("init", script);
-    Ok(archive.finish())
+    Ok(archive)
 }
 
 /// The root disk, and the contents of the files that are needed elsewhere too.
