@@ -38,7 +38,7 @@ impl Guest {
         let configuration = Configuration {
             kernel: folder().join(kernel),
             initramfs: tiny_init::initramfs(),
-            command_line: command_line::build(processors, true, words).unwrap(),
+            command_line: command_line::build(processors, false, words).unwrap(),
             memory: 512 << 20,
             processors,
             nested_virtualization: true,

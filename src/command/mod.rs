@@ -7,6 +7,7 @@
 pub mod client;
 mod distro;
 mod grammar;
+mod install;
 mod list;
 mod output;
 pub mod run;
@@ -50,10 +51,9 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::List(list) => list::list(&paths()?, &list)?,
         Invocation::SetDefault { name } => distro::set_default(&paths()?, &name)?,
         Invocation::Status { json } => status::status(&paths()?, json)?,
+        Invocation::Update => install::update(&paths()?)?,
         Invocation::Version { json } => status::version(&paths()?, json)?,
-        Invocation::Install(_) | Invocation::Update => {
-            return Err(Failure::plain("not built yet"));
-        }
+        Invocation::Install(install) => return install::install(&paths()?, install),
         Invocation::Run(run) => return distro::run(&paths()?, run),
         Invocation::Shutdown { force } => distro::shutdown(&paths()?, force)?,
         Invocation::Terminate { name } => distro::terminate(&paths()?, &name)?,

@@ -239,8 +239,8 @@ fn supervise(running: Running) -> Result<VirtualMachine, VmmError> {
             let running =
                 std::mem::take(&mut *threads.write().unwrap_or_else(PoisonError::into_inner));
             vcpu::stop(running, &shared.stopping);
-            shared.bus.reset();
-            shared.log.flush();
+            shared.bus.remove_all();
+            shared.log.close();
             // The machine goes before its memory.
             drop(vm);
             drop(memory);

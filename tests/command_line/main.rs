@@ -6,7 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod generated;
 mod grammar;
+mod install;
 mod listing;
 mod registry;
