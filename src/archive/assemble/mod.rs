@@ -98,7 +98,7 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
             | Self::FileConflict { .. }
             | Self::LinkLoop { .. }
             | Self::Path { .. } => "ERROR_INSTALL_PACKAGE_INVALID",
-            Self::Read { source, .. } => crate::download::io_code(source),
+            Self::Read { source, .. } => crate::error::io_code(source),
             Self::Sink(error) => error.code(),
         }
     }
