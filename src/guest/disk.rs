@@ -4,7 +4,7 @@
 //! is not there yet is asked for (a scan of just that unit) and waited for by the
 //! kernel's device events.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -66,7 +66,8 @@ fn device_events() -> io::Result<OwnedFd> {
     Ok(events)
 }
 
-/// The disk of a unit, if the kernel knows it and its device node is there.
+/// The disk of a unit, if the kernel knows it and it can be opened: its name appears a
+/// moment before it can (`ENXIO`), its event after.
 fn find(lun: u16) -> Option<String> {
     for entry in fs::read_dir("/sys/class/scsi_disk").ok()?.flatten() {
         let address = entry.file_name();
@@ -76,7 +77,7 @@ fn find(lun: u16) -> Option<String> {
         }
         let name = fs::read_dir(entry.path().join("device/block")).ok()?.flatten().next()?;
         let name = name.file_name().into_string().ok()?;
-        if Path::new("/dev").join(&name).exists() {
+        if File::open(Path::new("/dev").join(&name)).is_ok() {
             return Some(name);
         }
     }

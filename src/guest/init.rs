@@ -47,8 +47,8 @@ const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
     let _ = SigSet::all().thread_block();
-    boot::prepare();
-    match Init::start() {
+    let modules = boot::prepare();
+    match Init::start(modules) {
         Ok(mut init) => init.serve(),
         Err(error) => log::warn(format_args!("cannot reach the service: {error}")),
     }
@@ -67,6 +67,8 @@ fn power_off() -> ! {
 
 /// What a job was started for.
 enum Purpose {
+    /// The modules that were not urgent.
+    Boot,
     /// The modules disk; the number of the request.
     Configure(u64),
     /// The disk of a distro that has ended.
@@ -97,6 +99,8 @@ struct Init {
     streams: Streams,
     distros: HashMap<Uuid, Distro>,
     jobs: Vec<(Job, Purpose)>,
+    /// Requests to start a distro that came before the machine was ready for one.
+    early: Option<Vec<(u64, StartDistro)>>,
     release: String,
     modules: Option<Modules>,
     /// When the machine goes off at the latest.
@@ -104,7 +108,7 @@ struct Init {
 }
 
 impl Init {
-    fn start() -> io::Result<Self> {
+    fn start(modules: Vec<PathBuf>) -> io::Result<Self> {
         let new = || {
             let flags = SockFlag::SOCK_CLOEXEC;
             socket(AddressFamily::Vsock, SockType::Stream, flags, None)
@@ -121,13 +125,18 @@ impl Init {
         let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
         let mut control = Control::new(control);
         control.send(&Event::Hello { version: VERSION, kernel: release.clone() });
+        let job = Job::start(move || {
+            boot::load_modules(&modules);
+            Ok(Vec::new())
+        })?;
         Ok(Self {
             control,
             listener,
             signals,
             streams: Streams::default(),
             distros: HashMap::new(),
-            jobs: Vec::new(),
+            jobs: vec![(job, Purpose::Boot)],
+            early: Some(Vec::new()),
             release,
             modules: None,
             power_off_at: None,
@@ -203,11 +212,10 @@ impl Init {
         match request {
             Request::Configure(configure) => self.configure(id, configure),
             Request::PowerOff => self.stop_all(),
-            Request::StartDistro(start) => {
-                if let Err(error) = self.start_distro(id, start) {
-                    self.reply(id, Err(error));
-                }
-            }
+            Request::StartDistro(start) => match &mut self.early {
+                Some(early) => early.push((id, start)),
+                None => self.start_distro(id, start),
+            },
             Request::StopDistro { distro } => match self.distros.get_mut(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
                 Some(distro) => {
@@ -246,7 +254,13 @@ impl Init {
         }
     }
 
-    fn start_distro(&mut self, id: u64, start: StartDistro) -> Result<(), GuestError> {
+    fn start_distro(&mut self, id: u64, start: StartDistro) {
+        if let Err(error) = self.try_start_distro(id, start) {
+            self.reply(id, Err(error));
+        }
+    }
+
+    fn try_start_distro(&mut self, id: u64, start: StartDistro) -> Result<(), GuestError> {
         if self.distros.contains_key(&start.distro) {
             let error = io::ErrorKind::AlreadyExists.into();
             return Err(GuestError::system("starting a distribution that runs", &error));
@@ -372,6 +386,11 @@ impl Init {
 
     fn job_ended(&mut self, outcome: Outcome, purpose: Purpose) {
         match purpose {
+            Purpose::Boot => {
+                for (id, start) in self.early.take().unwrap_or_default() {
+                    self.start_distro(id, start);
+                }
+            }
             Purpose::Configure(id) => {
                 if outcome.is_ok() {
                     self.modules = Some(Modules {

@@ -9,7 +9,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -41,7 +40,7 @@ pub fn run(
     vm: &Arc<Vm>,
     distro: Uuid,
     name: &str,
-    attempt: &Attempt,
+    attempt: &Arc<Attempt>,
 ) -> Result<(), Failure> {
     let log = supervisor.paths.logs().join(format!("configure-{distro}.log"));
     let fail = |error: &ServiceError| Failure::new("Wsl/Service", error);
@@ -66,6 +65,9 @@ pub fn run(
     let _ = control.shutdown(Shutdown::Both);
     let ended = match outcome {
         Ok(Output::Exited(ExitStatus::Code(0))) => return Ok(()),
+        _ if supervisor.stopped(distro, attempt) => {
+            return Err(fail(&ServiceError::Stopped { name: name.to_owned() }));
+        }
         Ok(Output::Exited(status)) => Ended(Some(status)),
         Ok(Output::Failed(error)) => {
             return Err(Failure::new("Wsl/Service/CreateInstance", &error));
@@ -76,11 +78,7 @@ pub fn run(
             None => Ended(None),
         },
     };
-    Err(fail(&ServiceError::Configure { name: name.to_owned(), ended, log: log_path(&log) }))
-}
-
-fn log_path(path: &Path) -> std::path::PathBuf {
-    path.to_owned()
+    Err(fail(&ServiceError::Configure { name: name.to_owned(), ended, log: log.clone() }))
 }
 
 /// Reads the script's output to its end: into the log, and as progress.

@@ -52,10 +52,6 @@ fn bring_up(
         .machine
         .attach(disk, false)
         .map_err(|error| Failure::new("Wsl/Service/CreateInstance", &error))?;
-    if !supervisor.placed(id, attempt, &vm, lun) {
-        let _ = vm.machine.detach(lun);
-        return Err(stopped());
-    }
     let request = Request::StartDistro(StartDistro {
         distro: id,
         name: record.name.clone(),
@@ -68,6 +64,7 @@ fn bring_up(
         .map_err(|error| vm.failure(CREATE, &error));
     let result = mounted.and_then(|more| {
         warnings.extend(more);
+        supervisor.placed(id, attempt, &vm, lun);
         if !record.configured {
             configure::run(supervisor, &vm, id, &record.name, attempt)?;
             set_configured(&supervisor.paths, id)?;

@@ -180,7 +180,7 @@ impl Supervisor {
         let mut distros: Vec<_> = state
             .distros
             .iter()
-            .filter(|(_, distro)| !matches!(distro.stage, Stage::Starting(_)))
+            .filter(|(_, distro)| distro.place.is_some())
             .map(|(id, distro)| RunningDistro {
                 distro: *id,
                 sessions: u32::try_from(distro.sessions.len()).unwrap_or(u32::MAX),
@@ -405,17 +405,17 @@ impl Supervisor {
         }
     }
 
-    /// Notes where a starting distro's disk is, so that it can be stopped from now on.
-    /// False where the start was given up meanwhile.
-    pub fn placed(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>, lun: u16) -> bool {
-        let mut state = self.state();
-        match state.starting(id, attempt) {
-            Some(distro) => {
-                distro.place = Some((Arc::clone(vm), lun));
-                true
-            }
-            None => false,
+    /// Notes where a distro is that the guest has started, so that it can be stopped from
+    /// now on, although it takes no sessions of clients yet.
+    pub fn placed(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>, lun: u16) {
+        if let Some(distro) = self.state().starting(id, attempt) {
+            distro.place = Some((Arc::clone(vm), lun));
         }
+    }
+
+    /// Whether somebody stops a distro that this attempt is to start.
+    pub fn stopped(&self, id: Uuid, attempt: &Arc<Attempt>) -> bool {
+        self.state().starting(id, attempt).is_none()
     }
 
     /// A starting distro takes sessions. False where the start was given up or the machine

@@ -240,7 +240,7 @@ fn supervise(running: Running) -> Result<VirtualMachine, VmmError> {
                 std::mem::take(&mut *threads.write().unwrap_or_else(PoisonError::into_inner));
             vcpu::stop(running, &shared.stopping);
             shared.bus.remove_all();
-            shared.log.flush();
+            shared.log.close();
             // The machine goes before its memory.
             drop(vm);
             drop(memory);

@@ -15,7 +15,7 @@ use wslr::protocol::session::{
 };
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a test asks for.
 pub struct Request {

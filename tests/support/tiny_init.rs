@@ -33,12 +33,17 @@ const CODE: [u8; 64] = [
 ];
 
 /// The program as an ELF file.
-pub fn program() -> Vec<u8> {
+fn program() -> Vec<u8> {
     let mut content = CODE.to_vec();
     content.extend_from_slice(b"/dev/kmsg\0");
     // Level 1, "alert", which also a quiet kernel shows.
     let message = format!("<1>{GREETING}\n");
     content.extend_from_slice(message.as_bytes());
+    elf(ADDRESS, &content)
+}
+
+/// An ELF file that is entered at its content, loaded behind its headers at `address`.
+pub fn elf(address: u64, content: &[u8]) -> Vec<u8> {
     let length = HEADERS + content.len() as u64;
 
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
@@ -46,7 +51,7 @@ pub fn program() -> Vec<u8> {
     put(&2_u16.to_le_bytes()); // an executable
     put(&62_u16.to_le_bytes()); // for x86-64
     put(&1_u32.to_le_bytes());
-    put(&(ADDRESS + HEADERS).to_le_bytes()); // entry
+    put(&(address + HEADERS).to_le_bytes()); // entry
     put(&64_u64.to_le_bytes()); // program headers
     put(&[0; 12]); // no sections, no flags
     for value in [64_u16, 56, 1, 0, 0, 0] {
@@ -54,10 +59,10 @@ pub fn program() -> Vec<u8> {
     }
     put(&1_u32.to_le_bytes()); // loaded
     put(&5_u32.to_le_bytes()); // readable and executable
-    for value in [0, ADDRESS, ADDRESS, length, length, 4096] {
+    for value in [0, address, address, length, length, 4096] {
         put(&value.to_le_bytes());
     }
-    elf.extend_from_slice(&content);
+    elf.extend_from_slice(content);
     elf
 }
 

@@ -88,7 +88,7 @@ mod tests {
             assert_eq!(log.recent(), expected);
         }
         console.reset();
-        log.flush();
+        log.close();
         assert_eq!(std::fs::read(folder.path().join("log")).unwrap(), expected);
     }
 

@@ -31,7 +31,7 @@ pub struct ConsoleLog {
 
 #[derive(Debug)]
 struct State {
-    /// Absent after a failure to write.
+    /// Absent after a failure to write, and after the end.
     file: Option<File>,
     written: u64,
     /// The beginning of a line, not yet in the file.
@@ -86,11 +86,12 @@ impl ConsoleLog {
         file.sync_all()
     }
 
-    /// Waits until the disk has the file.
-    pub fn flush(&self) {
+    /// Waits until the disk has the file, and lets go of it. What comes later is kept in
+    /// memory only.
+    pub fn close(&self) {
         let mut state = self.lock();
         state.store(&self.path);
-        if let Some(file) = &state.file {
+        if let Some(file) = state.file.take() {
             // A log on a disk that cannot be written is lost like any other.
             let _ = file.sync_data();
         }
@@ -105,7 +106,7 @@ impl State {
     /// Writes what is held back to the file.
     fn store(&mut self, path: &Path) {
         let data = std::mem::take(&mut self.line);
-        if self.written + data.len() as u64 > FILE_LIMIT {
+        if self.file.is_some() && self.written + data.len() as u64 > FILE_LIMIT {
             self.file = begin(path).ok();
             self.written = 0;
         }
@@ -153,7 +154,7 @@ mod tests {
             log.write(&line);
         }
         log.write(b"the end");
-        log.flush();
+        log.close();
         assert!(fs::metadata(&path).unwrap().len() <= FILE_LIMIT);
         let old = fs::metadata(folder.path().join("kernel.log.old")).unwrap().len();
         assert!(old <= FILE_LIMIT && old > FILE_LIMIT - 1000);

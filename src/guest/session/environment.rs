@@ -1,7 +1,8 @@
 //! The environment a session starts with (behaviour reference 4.4).
 //!
 //! Later wins: what every session has, the host's variables, the distro's
-//! `/etc/environment` and locale, and last what says who and where the user is.
+//! `/etc/environment` and locale, and last what says who and where the user is. A distro
+//! that names no language gets `C.UTF-8`, the one that needs no installed locale.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
