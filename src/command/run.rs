@@ -8,7 +8,7 @@
 
 use std::env;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use uuid::Uuid;
 
 use super::client::{self, ClientError};
-use super::signals;
+use super::{output, signals};
 use crate::config::paths::Paths;
 use crate::error::{Diagnose, Failure, io_code};
 use crate::protocol::client::{Answer, Progress, Request, Run};
@@ -291,11 +291,7 @@ impl Answers {
     }
 
     fn warning(&self, text: &str) {
-        if env::var_os("WSL_DISABLE_WARNINGS").is_none_or(|value| value != "1") {
-            self.bars.suspend(|| {
-                let _ = writeln!(io::stderr(), "wslr: warning: {text}");
-            });
-        }
+        self.bars.suspend(|| output::warning(text));
     }
 }
 

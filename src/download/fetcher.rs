@@ -20,8 +20,10 @@ use crate::terminal::progress::Bar;
 /// How long connecting may take. Fail-over to another source is promised within 10 s.
 const CONNECT: Duration = Duration::from_secs(8);
 
-/// How long connecting and the answer's head may take, and then each piece of the body.
-const ANSWER: Duration = Duration::from_secs(9);
+/// How long connecting and the answer's head may take, and then each piece of the body: a
+/// host that takes connections and is silent must not hold up the fail-over either. What
+/// breaks off inside is continued.
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// How often a download is continued within one call.
 const ATTEMPTS: u32 = 4;
