@@ -262,7 +262,7 @@ fn b074_a_file_url_is_copied_and_verified() {
     let error = case.fetch_from("file:///nonexistent/x", None).unwrap_err();
     assert_eq!(error.code(), "ERROR_FILE_NOT_FOUND");
     let error = case.fetch_from(&format!("file://{}", source.path().display()), None).unwrap_err();
-    assert_eq!(error.code(), "E_FAIL");
+    assert_eq!(error.code(), "ERROR_DIRECTORY");
     case.check_whole();
 }
 
