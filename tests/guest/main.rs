@@ -358,6 +358,15 @@ fn b158_a_distro_stops_in_order_even_with_hostile_processes() {
 }
 
 #[test]
+fn a_distro_without_processes_stops_at_once() {
+    let distro = Distro::start();
+    assert_eq!(distro.run("true").code(), 0);
+    thread::sleep(Duration::from_millis(200));
+    let took = distro.stop();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
 fn an_empty_root_is_no_distro() {
     let empty = tempfile::tempdir().unwrap();
     let result = Distro::try_start(empty.path());

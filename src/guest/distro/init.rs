@@ -92,6 +92,9 @@ fn serve(options: &Options, socket: &OwnedFd, mut ended: UnixStream) {
                 for signal in [Signal::SIGTERM, Signal::SIGCONT] {
                     let _ = nix::sys::signal::kill(Pid::from_raw(-1), signal);
                 }
+                if reap_all() == Reaped::NoChildren {
+                    return;
+                }
                 deadline = Some(Instant::now() + GRACE);
             }
             Err(_) => {}
