@@ -364,6 +364,11 @@ impl Host {
         let _ = self.try_ask("exit");
         assert_eq!(self.machine.wait(), Exit::PowerOff);
         self.say("powered off");
+        let log = self.kernel_log();
+        println!("{log}");
+        for complaint in ["EXT4-fs error", "BUG:", "WARNING:", "blocked for more than"] {
+            assert!(!log.contains(complaint), "{complaint}");
+        }
     }
 }
 
@@ -400,7 +405,8 @@ fn disks_come_and_go_hold_what_is_written_and_shrink() {
     let first = file_system(folder.path(), "first", 64);
     let second = file_system(folder.path(), "second", 512);
     let options = |read_only| DiskOptions { read_only, serial: String::new() };
-    let host = Host::start(1, |disks| {
+    // Two processors make two request queues.
+    let host = Host::start(2, |disks| {
         assert_eq!(disks.attach(open(&first), options(true)).unwrap(), 0);
     });
     assert_eq!(host.ask("size 0"), (64 * 2048).to_string());
