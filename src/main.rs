@@ -3,7 +3,15 @@
 use std::env;
 use std::process::ExitCode;
 
+use wslr::{command, guest, service};
+
 fn main() -> ExitCode {
-    wslr::guest::run_if_called();
-    wslr::command::main(env::args_os().skip(1).collect())
+    // The kernel of the virtual machine starts this same executable as its first process.
+    guest::run_if_called();
+
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == service::ARGUMENT) {
+        return ExitCode::from(service::run());
+    }
+    command::main(words)
 }

@@ -110,9 +110,9 @@ pub enum ArchiveError {
         /// What came.
         actual: Sha256,
     },
-    /// A package has not the size that the index lists.
-    #[error("the package '{url}' has {actual} bytes where {expected} are signed")]
-    PackageSize {
+    /// An index or package has not the size that was signed.
+    #[error("'{url}' has {actual} bytes where {expected} are signed")]
+    Size {
         /// Where it came from.
         url: String,
         /// What was signed.
@@ -185,7 +185,7 @@ impl Diagnose for ArchiveError {
             Self::Index { .. } | Self::IndexField { .. } | Self::Release { .. } => {
                 "ERROR_INVALID_DATA"
             }
-            Self::IndexHash { .. } | Self::PackageHash { .. } | Self::PackageSize { .. } => {
+            Self::IndexHash { .. } | Self::PackageHash { .. } | Self::Size { .. } => {
                 "VerifyChecksum/TRUST_E_BAD_DIGEST"
             }
             Self::Keyring { .. } => "E_UNEXPECTED",
@@ -221,7 +221,7 @@ impl Diagnose for ArchiveError {
             }
             Self::IndexHash { .. }
             | Self::PackageHash { .. }
-            | Self::PackageSize { .. }
+            | Self::Size { .. }
             | Self::Signature { .. }
             | Self::Suite { .. } => {
                 "the mirror or a proxy on the way changes files: use another one"

@@ -167,7 +167,7 @@ impl<'a> Repository<'a> {
                 ArchiveError::IndexHash { url, expected, actual }
             }
             DownloadError::Size { url, expected, actual } => {
-                ArchiveError::PackageSize { url, expected, actual }
+                ArchiveError::Size { url, expected, actual }
             }
             error => error.into(),
         })
@@ -280,7 +280,7 @@ impl<'a> Repository<'a> {
                     return Err(ArchiveError::PackageHash { url, expected, actual });
                 }
                 Err(DownloadError::Size { url, expected, actual }) => {
-                    return Err(ArchiveError::PackageSize { url, expected, actual });
+                    return Err(ArchiveError::Size { url, expected, actual });
                 }
                 Err(error) => return Err(error.into()),
             }

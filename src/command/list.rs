@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::grammar::List;
-use super::output;
+use super::{client, distro, output};
 use crate::config::paths::Paths;
+use crate::download::Fetcher;
 use crate::error::Failure;
-use crate::registry::{Distro, Registry, State};
+use crate::manifest::{Catalog, Settings};
+use crate::registry::{Distro, Registry, RegistryError, State};
 
 /// One row of a listing.
 #[derive(Debug, Serialize)]
@@ -27,8 +30,13 @@ struct Row<'a> {
 
 /// Prints the listing that is asked for.
 pub(super) fn list(paths: &Paths, list: &List) -> Result<(), Failure> {
-    let registry = Registry::load(paths).map_err(|error| Failure::new("Wsl/Service", &error))?;
-    let rows = rows(&registry, list, &[]);
+    if list.online {
+        return online(list);
+    }
+    let registry = distro::load(paths)?;
+    let status = client::status(paths)?.unwrap_or_default();
+    let running: Vec<Uuid> = status.distros.iter().map(|running| running.distro).collect();
+    let rows = rows(&registry, list, &running);
     if list.json {
         return output::json(&rows);
     }
@@ -41,10 +49,40 @@ pub(super) fn list(paths: &Paths, list: &List) -> Result<(), Failure> {
         return Err(Failure::plain("There are no running distributions."));
     }
     if rows.is_empty() {
-        let error = crate::registry::RegistryError::NoDefault;
-        return Err(Failure { code: None, ..Failure::new("Wsl", &error) });
+        return Err(distro::no_default(RegistryError::NoDefault));
     }
     output::print(&if list.verbose { verbose(&rows) } else { plain(&rows) })
+}
+
+/// Prints what can be installed (B073).
+fn online(list: &List) -> Result<(), Failure> {
+    let fetcher = Fetcher::new().map_err(|error| Failure::new("Wsl", &error))?;
+    let catalog = Catalog::load(&Settings::from_environment(), &fetcher)
+        .map_err(|error| Failure::new("Wsl", &error))?;
+    let distros = catalog.online();
+    if list.json {
+        let rows: Vec<_> = distros
+            .iter()
+            .map(|distro| json!({"name": distro.name, "friendlyName": distro.friendly_name}))
+            .collect();
+        return output::json(&rows);
+    }
+    if list.quiet {
+        let names: String = distros.iter().map(|distro| format!("{}\n", distro.name)).collect();
+        return output::print(&names);
+    }
+    let longest = distros.iter().map(|distro| distro.name.len()).max().unwrap_or(0);
+    let width = longest.max("NAME".len()) + 4;
+    let mut text = format!(
+        "The following is a list of valid distributions that can be installed.\n\
+         Install using 'wslr --install <Distro>'.\n\n\
+         {:width$}FRIENDLY NAME\n",
+        "NAME"
+    );
+    for distro in distros {
+        _ = writeln!(text, "{:width$}{}", distro.name, distro.friendly_name);
+    }
+    output::print(&text)
 }
 
 /// The distros to show, the default one first.

@@ -4,10 +4,14 @@
 //! ended. Data goes to standard output; errors to standard error as `wslr: <message>`, a
 //! hint and an `Error code:` line, with status 255 (behaviour reference 1.1).
 
+pub mod client;
+mod distro;
 mod grammar;
+mod install;
 mod list;
 mod output;
-mod set_default;
+pub mod run;
+mod signals;
 mod status;
 mod table;
 mod usage;
@@ -45,15 +49,15 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::Help => output::print(&usage::usage())?,
         Invocation::HelpFor(verb) => output::print(&usage::of_verb(verb))?,
         Invocation::List(list) => list::list(&paths()?, &list)?,
-        Invocation::SetDefault { name } => set_default::set_default(&paths()?, &name)?,
+        Invocation::SetDefault { name } => distro::set_default(&paths()?, &name)?,
         Invocation::Status { json } => status::status(&paths()?, json)?,
+        Invocation::Update => install::update(&paths()?)?,
         Invocation::Version { json } => status::version(&paths()?, json)?,
-        Invocation::Install(_)
-        | Invocation::Run(_)
-        | Invocation::Shutdown { .. }
-        | Invocation::Terminate { .. }
-        | Invocation::Unregister { .. }
-        | Invocation::Update => return Err(Failure::plain("not built yet")),
+        Invocation::Install(install) => return install::install(&paths()?, install),
+        Invocation::Run(run) => return distro::run(&paths()?, run),
+        Invocation::Shutdown { force } => distro::shutdown(&paths()?, force)?,
+        Invocation::Terminate { name } => distro::terminate(&paths()?, &name)?,
+        Invocation::Unregister { name } => distro::unregister(&paths()?, &name)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! What a command writes: data, success, warnings, failures.
 
+use std::env;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -48,4 +49,11 @@ pub(super) fn success() -> Result<(), Failure> {
 /// Writes a failure to standard error; there is nowhere to report that it cannot.
 pub(super) fn failure(failure: &Failure) {
     let _ = writeln!(io::stderr().lock(), "wslr: {failure}");
+}
+
+/// Writes a warning to standard error, unless the user wants none (B029).
+pub(super) fn warning(text: &str) {
+    if env::var_os("WSL_DISABLE_WARNINGS").is_none_or(|value| value != "1") {
+        let _ = writeln!(io::stderr().lock(), "wslr: warning: {text}");
+    }
 }

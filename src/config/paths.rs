@@ -58,7 +58,11 @@ impl Paths {
             |directory| directory.join("wslr"),
         );
         let moved = |variable: &str, usual: PathBuf| {
-            env::var_os(variable).filter(|value| !value.is_empty()).map_or(usual, PathBuf::from)
+            let path = env::var_os(variable)
+                .filter(|value| !value.is_empty())
+                .map_or(usual, PathBuf::from);
+            // The service does not share the command's working directory.
+            std::path::absolute(&path).unwrap_or(path)
         };
         Ok(Self {
             cache: moved("WSLR_CACHE_DIR", base.cache_dir().join("wslr")),

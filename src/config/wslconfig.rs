@@ -159,6 +159,13 @@ impl Host {
 }
 
 impl WslConfig {
+    /// How long the guest may take to stop something in good order: a sixth of the time to
+    /// start it, which leaves 10 s by default and follows a slow host.
+    #[must_use]
+    pub fn stop_limit(&self) -> Duration {
+        (self.distribution_start_timeout / 6).max(Duration::from_secs(2))
+    }
+
     /// Reads the user's file. A missing one says nothing; one that cannot be read is a
     /// warning (B122).
     #[must_use]

@@ -14,6 +14,7 @@ pub mod scsi;
 #[cfg(test)]
 pub mod testing;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 use std::fmt;

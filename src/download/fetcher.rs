@@ -84,15 +84,19 @@ impl Fetcher {
     pub fn fetch(&self, download: &Download<'_>) -> Result<(), DownloadError> {
         let location = Location::parse(download.url)?;
         let mut partial = Partial::open(download.destination)?;
-        match &location {
-            Location::File(path) => copy(download, path, &mut partial)?,
-            Location::Network(url) => self.receive(download, url, &mut partial)?,
+        let received = match &location {
+            Location::File(path) => copy(download, path, &mut partial),
+            Location::Network(url) => self.receive(download, url, &mut partial),
+        };
+        match received.and_then(|()| check(download, &partial)) {
+            Ok(()) => partial.complete(download.destination),
+            Err(error) => {
+                if partial.length() == 0 || is_wrong_file(&error) {
+                    partial.discard();
+                }
+                Err(error)
+            }
         }
-        if let Err(error) = check(download, &partial) {
-            partial.discard();
-            return Err(error);
-        }
-        partial.complete(download.destination)
     }
 
     /// Fetches a small file of at most `limit` bytes into memory.
@@ -192,6 +196,11 @@ impl Fetcher {
         let expected = response.content_length().map(|length| partial.length() + length);
         if let (Some(bar), None, Some(total)) = (download.bar, download.size, expected) {
             bar.set_total(total);
+        }
+        if let (Some(expected), Some(actual)) = (download.size, expected)
+            && expected != actual
+        {
+            return Err(DownloadError::Size { url: download.url.to_owned(), expected, actual });
         }
         if expected.is_some_and(|length| length > download.limit) {
             return Err(DownloadError::TooLarge {
@@ -307,6 +316,14 @@ fn check(download: &Download<'_>, partial: &Partial) -> Result<(), DownloadError
         }
         _ => Ok(()),
     }
+}
+
+/// Whether what came is of no use to a later attempt.
+fn is_wrong_file(error: &DownloadError) -> bool {
+    matches!(
+        error,
+        DownloadError::Digest { .. } | DownloadError::Size { .. } | DownloadError::TooLarge { .. }
+    )
 }
 
 fn uncount(bar: Option<&Bar>, amount: u64) {

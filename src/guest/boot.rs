@@ -48,8 +48,14 @@ const SETTINGS: [(&str, &str); 3] = [
 const LIMITS: [(Resource, u64, u64); 2] =
     [(Resource::RLIMIT_NOFILE, 10_240, 1_048_576), (Resource::RLIMIT_MEMLOCK, 64 << 20, 64 << 20)];
 
-/// Makes the machine ready for distros.
-pub fn prepare() {
+/// Modules without which nobody can be talked to and no disk be mounted, by a part of
+/// their names.
+const URGENT: [&str; 3] = ["scsi", "sd_mod", "vsock"];
+
+/// Makes the machine ready to talk to the service; gives the modules that can wait for
+/// [`load_modules`], which distros need.
+#[must_use]
+pub fn prepare() -> Vec<PathBuf> {
     try_to("entering the root", cover_root());
     for (kind, target, flags, options) in MOUNTS {
         let result = fs::create_dir_all(target)
@@ -70,7 +76,15 @@ pub fn prepare() {
     ] {
         try_to(format_args!("making '{name}'"), symlink(target, name));
     }
-    load_modules();
+    let mut modules = initramfs_modules();
+    let is_urgent = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        URGENT.iter().any(|part| name.contains(part))
+    };
+    // Earlier ones may be what the urgent ones need.
+    let urgent = modules.iter().rposition(is_urgent).map_or(0, |last| last + 1);
+    let later = modules.split_off(urgent);
+    load_modules(&modules);
     for (name, value) in SETTINGS {
         let path = Path::new("/proc/sys").join(name);
         try_to(format_args!("setting '{name}'"), fs::write(path, value));
@@ -82,6 +96,7 @@ pub fn prepare() {
     try_to("protecting init", fs::write("/proc/self/oom_score_adj", "-1000"));
     try_to("bringing up the loopback interface", sys::loopback_up());
     cgroup::prepare();
+    later
 }
 
 const RESOLVER: &str = "# This file is written by wslr for all distributions.\n";
@@ -104,17 +119,18 @@ fn cover_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Loads the modules of the initramfs in the order of their names.
-fn load_modules() {
-    let mut paths: Vec<PathBuf> = fs::read_dir(INITRAMFS_MODULES)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+/// The modules of the initramfs in the order of loading.
+fn initramfs_modules() -> Vec<PathBuf> {
+    let entries = fs::read_dir(INITRAMFS_MODULES).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
+    paths
+}
+
+/// Loads modules; one that is there already, or cannot be loaded, does not matter here.
+pub fn load_modules(paths: &[PathBuf]) {
     for path in paths {
-        match File::open(&path).and_then(|file| sys::load_module(&file)) {
+        match File::open(path).and_then(|file| sys::load_module(&file)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => try_to(format_args!("loading '{}'", path.display()), result),
         }

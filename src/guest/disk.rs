@@ -4,10 +4,10 @@
 //! is not there yet is asked for (a scan of just that unit) and waited for by the
 //! kernel's device events.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -66,7 +66,8 @@ fn device_events() -> io::Result<OwnedFd> {
     Ok(events)
 }
 
-/// The disk of a unit, if the kernel knows it and its device node is there.
+/// The disk of a unit, if the kernel knows it and it can be opened: its name appears a
+/// moment before it can (`ENXIO`), its event after.
 fn find(lun: u16) -> Option<String> {
     for entry in fs::read_dir("/sys/class/scsi_disk").ok()?.flatten() {
         let address = entry.file_name();
@@ -76,7 +77,7 @@ fn find(lun: u16) -> Option<String> {
         }
         let name = fs::read_dir(entry.path().join("device/block")).ok()?.flatten().next()?;
         let name = name.file_name().into_string().ok()?;
-        if Path::new("/dev").join(&name).exists() {
+        if File::open(Path::new("/dev").join(&name)).is_ok() {
             return Some(name);
         }
     }
@@ -96,20 +97,23 @@ fn scan(lun: u16) {
 /// # Errors
 /// [`GuestError::DiskCorrupted`], [`GuestError::DiskMissing`], or the system's.
 pub fn mount_root(lun: u16, staging: &Path) -> Result<Vec<String>, GuestError> {
-    let device = Path::new("/dev").join(wait_for(lun)?);
-    match mount_ext4(&device, staging, MsFlags::empty(), ROOT_OPTIONS) {
+    mount_device(&Path::new("/dev").join(wait_for(lun)?), staging)
+}
+
+fn mount_device(device: &Path, staging: &Path) -> Result<Vec<String>, GuestError> {
+    match mount_ext4(device, staging, MsFlags::empty(), ROOT_OPTIONS) {
         Ok(()) => Ok(Vec::new()),
         Err(Errno::EROFS | Errno::EACCES) => {
             // The journal of a disk that cannot be written cannot be replayed.
-            mount_ext4(&device, staging, MsFlags::MS_RDONLY, "errors=remount-ro")
-                .or_else(|_| mount_ext4(&device, staging, MsFlags::MS_RDONLY, "noload"))
-                .map_err(|error| mount_error(&device, error))?;
+            mount_ext4(device, staging, MsFlags::MS_RDONLY, "errors=remount-ro")
+                .or_else(|_| mount_ext4(device, staging, MsFlags::MS_RDONLY, "noload"))
+                .map_err(|error| mount_error(device, error))?;
             overlay(staging).map_err(|error| {
                 GuestError::system(format!("mounting over '{}'", staging.display()), &error)
             })?;
             Ok(vec![READ_ONLY.to_owned()])
         }
-        Err(error) => Err(mount_error(&device, error)),
+        Err(error) => Err(mount_error(device, error)),
     }
 }
 
@@ -121,7 +125,7 @@ fn mount_ext4(device: &Path, target: &Path, flags: MsFlags, options: &str) -> Re
 
 fn mount_error(device: &Path, error: Errno) -> GuestError {
     match error {
-        // EBADMSG and EIO: a checksum or a read error where the file system must be.
+        // EBADMSG: a wrong checksum.
         Errno::EINVAL | Errno::EUCLEAN | Errno::EBADMSG => {
             GuestError::DiskCorrupted { reason: error.desc().to_owned() }
         }
@@ -131,8 +135,9 @@ fn mount_error(device: &Path, error: Errno) -> GuestError {
 
 /// Mounts a writable overlay in memory over `target`.
 fn overlay(target: &Path) -> io::Result<()> {
-    let memory = PathBuf::from("/run");
-    nix::mount::mount(Some("tmpfs"), &memory, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
+    let memory = target.with_file_name("overlay");
+    fs::create_dir_all(&memory)?;
+    mount_plain("tmpfs", &memory, "mode=0755")?;
     let (upper, work) = (memory.join("upper"), memory.join("work"));
     fs::create_dir(&upper)?;
     fs::create_dir(&work)?;
@@ -142,14 +147,11 @@ fn overlay(target: &Path) -> io::Result<()> {
         upper.display(),
         work.display()
     );
-    nix::mount::mount(
-        Some("overlay"),
-        target,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )?;
-    Ok(())
+    mount_plain("overlay", target, &options)
+}
+
+fn mount_plain(kind: &str, target: &Path, options: &str) -> io::Result<()> {
+    Ok(nix::mount::mount(Some(kind), target, Some(kind), MsFlags::empty(), Some(options))?)
 }
 
 /// Mounts the disk of kernel modules, read-only.

@@ -17,7 +17,8 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getpeername,
+    listen, socket,
 };
 use nix::unistd::Pid;
 use uuid::Uuid;
@@ -43,14 +44,11 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long all distros may take when the machine goes off.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The host's context id (`VMADDR_CID_HOST`).
-const HOST: u32 = 2;
-
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
     let _ = SigSet::all().thread_block();
-    boot::prepare();
-    match Init::start() {
+    let modules = boot::prepare();
+    match Init::start(modules) {
         Ok(mut init) => init.serve(),
         Err(error) => log::warn(format_args!("cannot reach the service: {error}")),
     }
@@ -69,6 +67,8 @@ fn power_off() -> ! {
 
 /// What a job was started for.
 enum Purpose {
+    /// The modules that were not urgent.
+    Boot,
     /// The modules disk; the number of the request.
     Configure(u64),
     /// The disk of a distro that has ended.
@@ -99,6 +99,8 @@ struct Init {
     streams: Streams,
     distros: HashMap<Uuid, Distro>,
     jobs: Vec<(Job, Purpose)>,
+    /// Requests to start a distro that came before the machine was ready for one.
+    early: Option<Vec<(u64, StartDistro)>>,
     release: String,
     modules: Option<Modules>,
     /// When the machine goes off at the latest.
@@ -106,7 +108,7 @@ struct Init {
 }
 
 impl Init {
-    fn start() -> io::Result<Self> {
+    fn start(modules: Vec<PathBuf>) -> io::Result<Self> {
         let new = || {
             let flags = SockFlag::SOCK_CLOEXEC;
             socket(AddressFamily::Vsock, SockType::Stream, flags, None)
@@ -116,20 +118,25 @@ impl Init {
         listen(&listener, Backlog::new(128)?)?;
         set_nonblocking(&listener)?;
         let control = new()?;
-        connect(control.as_raw_fd(), &VsockAddr::new(HOST, CONTROL_PORT))?;
+        connect(control.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, CONTROL_PORT))?;
         set_nonblocking(&control)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&SigSet::all(), flags)?;
         let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
         let mut control = Control::new(control);
         control.send(&Event::Hello { version: VERSION, kernel: release.clone() });
+        let job = Job::start(move || {
+            boot::load_modules(&modules);
+            Ok(Vec::new())
+        })?;
         Ok(Self {
             control,
             listener,
             signals,
             streams: Streams::default(),
             distros: HashMap::new(),
-            jobs: Vec::new(),
+            jobs: vec![(job, Purpose::Boot)],
+            early: Some(Vec::new()),
             release,
             modules: None,
             power_off_at: None,
@@ -205,11 +212,10 @@ impl Init {
         match request {
             Request::Configure(configure) => self.configure(id, configure),
             Request::PowerOff => self.stop_all(),
-            Request::StartDistro(start) => {
-                if let Err(error) = self.start_distro(id, start) {
-                    self.reply(id, Err(error));
-                }
-            }
+            Request::StartDistro(start) => match &mut self.early {
+                Some(early) => early.push((id, start)),
+                None => self.start_distro(id, start),
+            },
             Request::StopDistro { distro } => match self.distros.get_mut(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
                 Some(distro) => {
@@ -248,7 +254,13 @@ impl Init {
         }
     }
 
-    fn start_distro(&mut self, id: u64, start: StartDistro) -> Result<(), GuestError> {
+    fn start_distro(&mut self, id: u64, start: StartDistro) {
+        if let Err(error) = self.try_start_distro(id, start) {
+            self.reply(id, Err(error));
+        }
+    }
+
+    fn try_start_distro(&mut self, id: u64, start: StartDistro) -> Result<(), GuestError> {
         if self.distros.contains_key(&start.distro) {
             let error = io::ErrorKind::AlreadyExists.into();
             return Err(GuestError::system("starting a distribution that runs", &error));
@@ -295,7 +307,13 @@ impl Init {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         while let Ok(fd) = accept4(self.listener.as_raw_fd(), flags) {
             // SAFETY: the call returned a new descriptor that nothing else owns.
-            self.streams.accept(unsafe { OwnedFd::from_raw_fd(fd) });
+            let stream = unsafe { OwnedFd::from_raw_fd(fd) };
+            // A user of a distro may reach this port too, where the kernel's local
+            // transport is loaded: only the host speaks for the user of them all.
+            let peer = getpeername::<VsockAddr>(stream.as_raw_fd());
+            if peer.is_ok_and(|peer| peer.cid() == libc::VMADDR_CID_HOST) {
+                self.streams.accept(stream);
+            }
         }
     }
 
@@ -319,19 +337,17 @@ impl Init {
     fn take_reports(&mut self) {
         let mut ready = Vec::new();
         for distro in self.distros.values_mut().filter(|distro| !distro.is_gone) {
-            loop {
-                match link::receive::<Report>(&distro.socket) {
-                    Ok(Some((Report::Ready { warnings }, _))) => {
-                        ready.extend(distro.start.take().map(|id| (id, warnings)));
-                    }
-                    Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // An init that talks nonsense or not at all is as good as gone.
-                    Ok(None) | Err(_) => {
-                        distro.is_gone = true;
-                        distro.kill_at.get_or_insert(Instant::now() + STOP_TIMEOUT);
-                        break;
-                    }
+            // One each: a distro that tells without end must not keep init to itself.
+            match link::receive::<Report>(&distro.socket) {
+                Ok(Some((Report::Ready { warnings }, _))) => {
+                    ready.extend(distro.start.take().map(|id| (id, warnings)));
+                }
+                Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // An init that talks nonsense or not at all is as good as gone.
+                Ok(None) | Err(_) => {
+                    distro.is_gone = true;
+                    distro.kill_at.get_or_insert(Instant::now() + STOP_TIMEOUT);
                 }
             }
         }
@@ -370,6 +386,11 @@ impl Init {
 
     fn job_ended(&mut self, outcome: Outcome, purpose: Purpose) {
         match purpose {
+            Purpose::Boot => {
+                for (id, start) in self.early.take().unwrap_or_default() {
+                    self.start_distro(id, start);
+                }
+            }
             Purpose::Configure(id) => {
                 if outcome.is_ok() {
                     self.modules = Some(Modules {

@@ -24,6 +24,9 @@ pub mod session;
 pub mod streams;
 pub mod sys;
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// `argv[0]` of the process that starts a distro init outside a virtual machine.
@@ -47,4 +50,18 @@ pub fn is_init() -> bool {
         && std::env::args_os().next().is_some_and(|name| name == "/init")
         && Path::new("/init").exists()
         && Path::new("/modules").is_dir()
+}
+
+/// The largest file of a distro's `/etc` that is read.
+const MAXIMUM_FILE: u64 = 16 << 20;
+
+/// Reads a regular file of the distro; neither a FIFO nor an endless file can hold it up.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut content = Vec::new();
+    file.take(MAXIMUM_FILE).read_to_end(&mut content)?;
+    Ok(content)
 }

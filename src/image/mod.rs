@@ -5,6 +5,7 @@
 //! on the caller's.
 
 pub mod compression;
+pub mod observer;
 pub mod tar;
 
 mod pipe;

@@ -1,7 +1,8 @@
 //! What a command and the service say to each other.
 //!
-//! The command connects to the service's Unix socket and sends [`Hello`], then one
-//! [`Request`]. With [`Request::Run`] it passes, as `SCM_RIGHTS` on the request's first
+//! The command connects to the service's Unix socket and sends [`Hello`]; the service
+//! answers with [`Welcome`], and where the builds agree the command sends one [`Request`].
+//! These two greetings keep their shape in every build. With [`Request::Run`] it passes, as `SCM_RIGHTS` on the request's first
 //! byte, the service's end of one socket pair per stream, in the order of
 //! [`Streams::kinds`](super::session::Streams::kinds). The service answers with any number
 //! of [`Answer::Progress`] and [`Answer::Warning`], and one last answer.
@@ -12,12 +13,21 @@ use uuid::Uuid;
 use super::session::{Directory, ExitStatus, Input, Program, Streams};
 use crate::error::Failure;
 
-/// The first frame in both directions: the build, so that a command never talks to a
-/// service of another version.
+/// The first frame of a command: the build, so that a command never talks to a service
+/// of another version.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Hello {
-    /// The version of the executable and its protocol.
+    /// The identity of the executable.
     pub build: String,
+}
+
+/// The first frame of the service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Welcome {
+    /// The identity of the executable.
+    pub build: String,
+    /// Distros are in use. A service that meets another build and is not busy leaves.
+    pub busy: bool,
 }
 
 /// What a command asks of the service.

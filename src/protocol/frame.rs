@@ -77,6 +77,40 @@ pub fn read<T: DeserializeOwned>(stream: &mut impl Read) -> Result<T, FrameError
     postcard::from_bytes(&body).map_err(FrameError::Malformed)
 }
 
+/// Cuts frames out of a stream that arrives in arbitrary pieces, for readers that must
+/// not block inside a frame.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Decoder {
+    /// Takes what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, if there is one.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`] and [`FrameError::Malformed`]; the stream is then useless.
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let pending = self.bytes.get(self.start..).unwrap_or_default();
+        let Some((length, rest)) = pending.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > MAXIMUM_LENGTH {
+            return Err(FrameError::TooLong { length });
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let message = postcard::from_bytes(body).map_err(FrameError::Malformed)?;
+        self.start += 4 + length;
+        Ok(Some(message))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +127,25 @@ mod tests {
     fn an_announced_length_beyond_the_limit_is_refused_before_allocation() {
         let stream = u32::MAX.to_le_bytes();
         assert!(matches!(read::<String>(&mut stream.as_slice()), Err(FrameError::TooLong { .. })));
+    }
+
+    #[test]
+    fn frames_are_found_wherever_the_stream_is_cut() {
+        let mut stream = Vec::new();
+        for word in ["one", "", "three"] {
+            write(&mut stream, &word).unwrap();
+        }
+        for size in 1..stream.len() {
+            let mut decoder = Decoder::default();
+            let mut words = Vec::new();
+            for piece in stream.chunks(size) {
+                decoder.push(piece);
+                while let Some(word) = decoder.take::<String>().unwrap() {
+                    words.push(word);
+                }
+            }
+            assert_eq!(words, ["one", "", "three"]);
+        }
     }
 
     #[test]

@@ -70,6 +70,17 @@ impl Registry {
             .ok_or(RegistryError::NotFound)
     }
 
+    /// The distro of that name in whatever state (1.13).
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`].
+    pub fn find_any(&self, name: &str) -> Result<&Distro, RegistryError> {
+        self.distros
+            .iter()
+            .find(|distro| distro.name.eq_ignore_ascii_case(name))
+            .ok_or(RegistryError::NotFound)
+    }
+
     /// The usable distro of that id.
     ///
     /// # Errors

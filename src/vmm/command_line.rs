@@ -9,15 +9,16 @@
 pub const MAXIMUM_LENGTH: usize = 2048;
 
 /// Words that every kernel gets.
-const COMMON: [&str; 14] = [
+const COMMON: [&str; 13] = [
     // The kernel log goes to the virtio console.
     "console=hvc0",
     // A panic resets the machine at once, which ends it.
     "panic=-1",
     // No i8042, no firmware vectors: the reset register of ACPI.
     "reboot=a",
-    "quiet",
-    "loglevel=4",
+    // What the kernel says before the virtio drivers are loaded, and its last words where
+    // it dies before that.
+    "earlycon=uart8250,io,0x3f8",
     // The host's time stamp counter is what kvm-clock already trusts.
     "tsc=reliable",
     "no_timer_check",
@@ -33,8 +34,9 @@ const COMMON: [&str; 14] = [
     "rcupdate.rcu_expedited=1",
 ];
 
-/// The word that shows what the kernel says before the virtio console works.
-const EARLY_CONSOLE: &str = "earlycon=uart8250,io,0x3f8";
+/// How much goes to the console: warnings; everything.
+const QUIET: &str = "quiet loglevel=4";
+const VERBOSE: &str = "loglevel=7";
 
 /// Why a command line cannot be used.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
@@ -55,19 +57,16 @@ pub enum CommandLineError {
 
 /// The command line for a machine of that many processors.
 ///
-/// `early_console` adds the console for the time before the virtio drivers are loaded;
-/// `user` is appended as it is.
+/// `verbose` shows all of the kernel's messages and not only its warnings; `user` is
+/// appended as it is.
 ///
 /// # Errors
 /// Any [`CommandLineError`].
-pub fn build(processors: u32, early_console: bool, user: &str) -> Result<String, CommandLineError> {
+pub fn build(processors: u32, verbose: bool, user: &str) -> Result<String, CommandLineError> {
     let mut line = COMMON.join(" ");
     // Kernels built for thousands of processors size tables by this.
-    line.push_str(&format!(" nr_cpus={processors}"));
-    if early_console {
-        line.push(' ');
-        line.push_str(EARLY_CONSOLE);
-    }
+    line.push_str(&format!(" nr_cpus={processors} "));
+    line.push_str(if verbose { VERBOSE } else { QUIET });
     let user = user.trim();
     if !user.is_empty() {
         line.push(' ');
@@ -97,11 +96,10 @@ mod tests {
 
     #[test]
     fn b131_the_users_words_come_last() {
-        let line = build(3, false, "  quiet=no loglevel=7 ").unwrap();
-        assert!(line.contains(" nr_cpus=3"));
-        assert!(line.ends_with(" quiet=no loglevel=7"));
-        assert!(!line.contains("earlycon"));
-        assert!(build(1, true, "").unwrap().ends_with(EARLY_CONSOLE));
+        let line = build(3, false, "  audit=0 loglevel=6 ").unwrap();
+        assert!(line.contains(" nr_cpus=3 quiet loglevel=4 "));
+        assert!(line.ends_with(" audit=0 loglevel=6"));
+        assert!(!build(1, true, "").unwrap().contains("quiet"));
     }
 
     #[test]

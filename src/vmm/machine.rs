@@ -50,7 +50,7 @@ pub struct Configuration {
 }
 
 /// A running machine. Clones are handles of the same one; when the last is dropped, the
-/// machine is killed.
+/// machine is killed, and its end is not waited for.
 #[derive(Clone, Debug)]
 pub struct VirtualMachine {
     owner: Arc<Owner>,
@@ -64,9 +64,9 @@ struct Owner {
 }
 
 impl Drop for Owner {
+    /// Does not wait: the last handle may go on a thread that the end has to wait for.
     fn drop(&mut self) {
         self.shared.exit.set(Exit::Killed);
-        self.ended.wait();
     }
 }
 
@@ -239,8 +239,8 @@ fn supervise(running: Running) -> Result<VirtualMachine, VmmError> {
             let running =
                 std::mem::take(&mut *threads.write().unwrap_or_else(PoisonError::into_inner));
             vcpu::stop(running, &shared.stopping);
-            shared.bus.reset();
-            shared.log.flush();
+            shared.bus.remove_all();
+            shared.log.close();
             // The machine goes before its memory.
             drop(vm);
             drop(memory);
@@ -260,7 +260,7 @@ fn supervise(running: Running) -> Result<VirtualMachine, VmmError> {
             Ok(thread) => known.push(thread),
             Err(error) => {
                 drop(known);
-                drop(machine);
+                machine.kill();
                 return Err(error);
             }
         }

@@ -85,15 +85,21 @@ pub fn spawn(
 }
 
 /// Brings the threads out of KVM and waits for their end.
-pub fn stop(threads: Vec<JoinHandle<()>>, stopping: &AtomicBool) {
+pub fn stop(mut threads: Vec<JoinHandle<()>>, stopping: &AtomicBool) {
     stopping.store(true, Ordering::SeqCst);
-    for thread in threads {
-        while !thread.is_finished() {
+    loop {
+        for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+            // A thread that panicked has ended as well.
+            let _ = thread.join();
+        }
+        if threads.is_empty() {
+            return;
+        }
+        for thread in &threads {
             // A failure means that the thread has just ended.
             let _ = thread.kill(kick_signal());
-            std::thread::sleep(REPEAT);
         }
-        let _ = thread.join();
+        std::thread::sleep(REPEAT);
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod harness;
+mod session;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +14,8 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Distro, Request, Screen, collect, random};
+use harness::Distro;
+use session::{Request, Screen, collect, random};
 use wslr::protocol::guest::GuestError;
 use wslr::protocol::session::{
     Directory, ExitStatus, Input, Output, Program, SessionError, StreamKind, Streams, User,

@@ -1,6 +1,8 @@
 //! A tree sink that writes to a directory of the host. It needs root for owners and device
 //! nodes, and serves tests only: nothing stops a link from leading out.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper")]
+
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;

@@ -2,6 +2,7 @@
 //! and compares what it does exactly, and a loopback server.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
 pub mod server;
 pub mod tar;

@@ -49,6 +49,8 @@ main() {
         return 1
     fi
     rm -f /usr/sbin/policy-rc.d
+    # Whoever finds no script knows that all is done.
+    rm -f "$state/configure"
     rm -rf "$state"
     sync
 }

@@ -69,6 +69,14 @@ pub enum AssembleError<E: std::error::Error + 'static> {
         /// Why.
         source: std::io::Error,
     },
+    /// A path leads through symbolic links without end.
+    #[error("the package '{package}' has a file '{path}' behind a loop of symbolic links")]
+    LinkLoop {
+        /// The package.
+        package: String,
+        /// The path.
+        path: String,
+    },
     /// A package's name for a file cannot be in a tree.
     #[error("the package '{package}' has a file that cannot be")]
     Path {
@@ -86,9 +94,10 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
     fn code(&self) -> &'static str {
         match self {
             Self::Archive(error) => error.code(),
-            Self::Data { .. } | Self::FileConflict { .. } | Self::Path { .. } => {
-                "ERROR_INSTALL_PACKAGE_INVALID"
-            }
+            Self::Data { .. }
+            | Self::FileConflict { .. }
+            | Self::LinkLoop { .. }
+            | Self::Path { .. } => "ERROR_INSTALL_PACKAGE_INVALID",
             Self::Read { source, .. } => crate::download::io_code(source),
             Self::Sink(error) => error.code(),
         }

@@ -50,10 +50,19 @@ pub(super) enum PlaceError<E: std::error::Error + 'static> {
     Content(#[from] io::Error),
     #[error("two packages have '{path}'")]
     Conflict { path: TreePath, other: String },
-    #[error("it has an impossible path")]
-    Path(#[source] PathError),
+    #[error(transparent)]
+    Path(#[from] FollowError),
     #[error(transparent)]
     Sink(E),
+}
+
+/// Why a path leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FollowError {
+    #[error("'{0}' goes through too many symbolic links")]
+    Loop(TreePath),
+    #[error(transparent)]
+    Path(#[from] PathError),
 }
 
 impl<E: std::error::Error + 'static> PlaceError<E> {
@@ -64,7 +73,10 @@ impl<E: std::error::Error + 'static> PlaceError<E> {
             Self::Conflict { path, other } => {
                 AssembleError::FileConflict { path: path.to_string(), package, other }
             }
-            Self::Path(source) => AssembleError::Path { package, source },
+            Self::Path(FollowError::Loop(path)) => {
+                AssembleError::LinkLoop { package, path: path.to_string() }
+            }
+            Self::Path(FollowError::Path(source)) => AssembleError::Path { package, source },
             Self::Sink(error) => AssembleError::Sink(error),
         }
     }
@@ -165,7 +177,7 @@ impl<'s, S: Sink> Placer<'s, S> {
         kind: Kind<'_>,
     ) -> Result<(), AssembleError<S::Error>> {
         let add = |placer: &mut Self| {
-            let path = TreePath::new(path.as_bytes()).map_err(PlaceError::Path)?;
+            let path = TreePath::new(path.as_bytes()).map_err(FollowError::from)?;
             placer.place(&path, &metadata, kind, None)
         };
         add(self).map_err(|error: PlaceError<S::Error>| error.into_inner("wslr"))
@@ -189,14 +201,14 @@ impl<'s, S: Sink> Placer<'s, S> {
         let waits = matches!(kind, Kind::File { .. } | Kind::HardLink { .. })
             && owner.is_some()
             && self.configuration.contains(path);
-        let mut place = self.below_links(path).map_err(PlaceError::Path)?;
+        let mut place = self.below_links(path)?;
         if waits {
-            place = with_suffix(&place, WAITING).map_err(PlaceError::Path)?;
+            place = with_suffix(&place, WAITING)?;
         }
         let target_place;
         let kind = match kind {
             Kind::Directory => {
-                let place = self.through_links(&place).map_err(PlaceError::Path)?;
+                let place = self.through_links(&place)?;
                 // An existing directory, or a link to one, stays what it is.
                 if !self.directories.insert(place.clone()) {
                     return Ok(());
@@ -213,9 +225,9 @@ impl<'s, S: Sink> Placer<'s, S> {
                 Kind::SymbolicLink { target }
             }
             Kind::HardLink { target } => {
-                let followed = self.below_links(target).map_err(PlaceError::Path)?;
+                let followed = self.below_links(target)?;
                 target_place = if self.configuration.contains(target) && owner.is_some() {
-                    with_suffix(&followed, WAITING).map_err(PlaceError::Path)?
+                    with_suffix(&followed, WAITING)?
                 } else {
                     followed
                 };
@@ -274,20 +286,20 @@ impl<'s, S: Sink> Placer<'s, S> {
     }
 
     /// The path with every link above its last component followed.
-    fn below_links(&self, path: &TreePath) -> Result<TreePath, PathError> {
+    fn below_links(&self, path: &TreePath) -> Result<TreePath, FollowError> {
         let Some((parent, name)) = path.split() else { return Ok(path.clone()) };
         let parent = self.through_links(&TreePath::new(parent)?)?;
-        join(&parent, name)
+        Ok(join(&parent, name)?)
     }
 
     /// The path with every link followed.
-    fn through_links(&self, path: &TreePath) -> Result<TreePath, PathError> {
+    fn through_links(&self, path: &TreePath) -> Result<TreePath, FollowError> {
         let mut path = path.clone();
         for _ in 0..MAXIMUM_LINKS {
             let Some(next) = self.first_link(&path)? else { return Ok(path) };
             path = next;
         }
-        Ok(path)
+        Err(FollowError::Loop(path))
     }
 
     fn first_link(&self, path: &TreePath) -> Result<Option<TreePath>, PathError> {
@@ -317,8 +329,8 @@ fn join(directory: &TreePath, name: &[u8]) -> Result<TreePath, PathError> {
     TreePath::new(&[directory.as_bytes(), b"/", name].concat())
 }
 
-fn with_suffix(path: &TreePath, suffix: &[u8]) -> Result<TreePath, PathError> {
-    TreePath::new(&[path.as_bytes(), suffix].concat())
+fn with_suffix(path: &TreePath, suffix: &[u8]) -> Result<TreePath, FollowError> {
+    Ok(TreePath::new(&[path.as_bytes(), suffix].concat())?)
 }
 
 /// Where a link at `place` leads, if it stays in the tree.

@@ -65,3 +65,43 @@ impl VirtioDevice for Console {
         self.worker = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::testing::Driver;
+
+    #[test]
+    fn what_the_guest_writes_is_in_the_log_when_it_gets_its_buffer_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(ConsoleLog::open(&folder.path().join("log")).unwrap());
+        let mut console = Console::new(Arc::clone(&log));
+        let mut driver = Driver::new(&mut console);
+        let long = vec![b'x'; 10_000];
+        let mut expected = Vec::new();
+        for parts in [vec![&b"one "[..], &b"line\n"[..]], vec![&long], vec![&b"last"[..]]] {
+            let buffers: Vec<_> = parts.iter().map(|part| driver.readable(part)).collect();
+            let head = driver.queues[1].add(&buffers);
+            driver.queues[1].notify();
+            assert_eq!(driver.queues[1].wait_used(), (head, 0));
+            expected.extend(parts.concat());
+            assert_eq!(log.recent(), expected);
+        }
+        console.reset();
+        log.close();
+        assert_eq!(std::fs::read(folder.path().join("log")).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_buffer_that_the_device_should_write_is_given_back_and_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(ConsoleLog::open(&folder.path().join("log")).unwrap());
+        let mut console = Console::new(Arc::clone(&log));
+        let mut driver = Driver::new(&mut console);
+        let buffer = driver.writable(100);
+        let head = driver.queues[1].add(&[buffer]);
+        driver.queues[1].notify();
+        assert_eq!(driver.queues[1].wait_used(), (head, 0));
+        assert!(log.recent().is_empty());
+    }
+}

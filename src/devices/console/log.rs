@@ -4,6 +4,8 @@
 //! The guest can write without end. The file is kept below [`FILE_LIMIT`]: a full one
 //! becomes `<name>.old` and a new one is begun, so that together they hold at least the
 //! last [`FILE_LIMIT`] bytes. A log that cannot be written does not disturb the guest.
+//!
+//! The early console brings its bytes one by one: the file gets them line by line.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,6 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub const FILE_LIMIT: u64 = 4 << 20;
 /// How much of the end is kept in memory, in bytes.
 pub const RECENT_LIMIT: usize = 256 << 10;
+/// The longest line that is held back, in bytes.
+const LINE_LIMIT: usize = 1024;
 
 /// The log.
 #[derive(Debug)]
@@ -27,9 +31,11 @@ pub struct ConsoleLog {
 
 #[derive(Debug)]
 struct State {
-    /// Absent after a failure to write.
+    /// Absent after a failure to write, and after the end.
     file: Option<File>,
     written: u64,
+    /// The beginning of a line, not yet in the file.
+    line: Vec<u8>,
     recent: VecDeque<u8>,
 }
 
@@ -41,7 +47,8 @@ impl ConsoleLog {
     /// Where the file cannot be made.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = begin(path)?;
-        let state = State { file: Some(file), written: 0, recent: VecDeque::new() };
+        let state =
+            State { file: Some(file), written: 0, line: Vec::new(), recent: VecDeque::new() };
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
 
@@ -58,17 +65,9 @@ impl ConsoleLog {
         state.recent.drain(..surplus);
         state.recent.extend(keep);
 
-        if state.written + data.len() as u64 > FILE_LIMIT {
-            state.file = begin(&self.path).ok();
-            state.written = 0;
-        }
-        // One write of more than the limit is no line of a kernel.
-        let data = data.get(..FILE_LIMIT as usize).unwrap_or(data);
-        state.written += data.len() as u64;
-        if let Some(file) = &mut state.file
-            && file.write_all(data).is_err()
-        {
-            state.file = None;
+        state.line.extend_from_slice(data);
+        if state.line.len() >= LINE_LIMIT || state.line.contains(&b'\n') {
+            state.store(&self.path);
         }
     }
 
@@ -87,9 +86,12 @@ impl ConsoleLog {
         file.sync_all()
     }
 
-    /// Waits until the disk has the file.
-    pub fn flush(&self) {
-        if let Some(file) = &self.lock().file {
+    /// Waits until the disk has the file, and lets go of it. What comes later is kept in
+    /// memory only.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.store(&self.path);
+        if let Some(file) = state.file.take() {
             // A log on a disk that cannot be written is lost like any other.
             let _ = file.sync_data();
         }
@@ -97,6 +99,25 @@ impl ConsoleLog {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Writes what is held back to the file.
+    fn store(&mut self, path: &Path) {
+        let data = std::mem::take(&mut self.line);
+        if self.file.is_some() && self.written + data.len() as u64 > FILE_LIMIT {
+            self.file = begin(path).ok();
+            self.written = 0;
+        }
+        // One write of more than the limit is no line of a kernel.
+        let data = data.get(..FILE_LIMIT as usize).unwrap_or(&data);
+        self.written += data.len() as u64;
+        if let Some(file) = &mut self.file
+            && file.write_all(data).is_err()
+        {
+            self.file = None;
+        }
     }
 }
 
@@ -133,6 +154,7 @@ mod tests {
             log.write(&line);
         }
         log.write(b"the end");
+        log.close();
         assert!(fs::metadata(&path).unwrap().len() <= FILE_LIMIT);
         let old = fs::metadata(folder.path().join("kernel.log.old")).unwrap().len();
         assert!(old <= FILE_LIMIT && old > FILE_LIMIT - 1000);

@@ -9,13 +9,17 @@ use super::mmio::Transport;
 pub struct Bus {
     start: u64,
     window: u64,
-    transports: Vec<Mutex<Transport>>,
+    transports: Vec<Mutex<Option<Transport>>>,
 }
 
 impl Bus {
     /// Windows of `window` bytes each from `start` on.
     pub fn new(start: u64, window: u64, transports: Vec<Transport>) -> Self {
-        Self { start, window, transports: transports.into_iter().map(Mutex::new).collect() }
+        Self {
+            start,
+            window,
+            transports: transports.into_iter().map(|one| Mutex::new(Some(one))).collect(),
+        }
     }
 
     /// How many devices there are.
@@ -28,33 +32,38 @@ impl Bus {
         self.transports.is_empty()
     }
 
-    /// The device at an address, and the address within its window.
-    fn find(&self, address: u64) -> Option<(MutexGuard<'_, Transport>, u64)> {
-        let offset = address.checked_sub(self.start)?;
-        let index = usize::try_from(offset.checked_div(self.window)?).ok()?;
-        let transport = self.transports.get(index)?;
-        Some((transport.lock().unwrap_or_else(PoisonError::into_inner), offset % self.window))
+    /// Carries `access` out on the device at an address, if there is one.
+    fn with(&self, address: u64, access: impl FnOnce(&mut Transport, u64)) {
+        let found = address.checked_sub(self.start).and_then(|offset| {
+            let index = usize::try_from(offset.checked_div(self.window)?).ok()?;
+            Some((lock(self.transports.get(index)?), offset % self.window))
+        });
+        if let Some((mut slot, offset)) = found
+            && let Some(transport) = slot.as_mut()
+        {
+            access(transport, offset);
+        }
     }
 
     /// Carries out a processor's read; where nothing is, all bits are set.
     pub fn read(&self, address: u64, data: &mut [u8]) {
-        match self.find(address) {
-            Some((transport, offset)) => transport.read(offset, data),
-            None => data.fill(0xff),
-        }
+        data.fill(0xff);
+        self.with(address, |transport, offset| transport.read(offset, data));
     }
 
     /// Carries out a processor's write; where nothing is, it is lost.
     pub fn write(&self, address: u64, data: &[u8]) {
-        if let Some((mut transport, offset)) = self.find(address) {
-            transport.write(offset, data);
-        }
+        self.with(address, |transport, offset| transport.write(offset, data));
     }
 
-    /// Resets every device; none touches guest memory afterwards.
-    pub fn reset(&self) {
-        for transport in &self.transports {
-            transport.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    /// Resets every device and takes it away; none touches guest memory afterwards.
+    pub fn remove_all(&self) {
+        for slot in &self.transports {
+            lock(slot).take();
         }
     }
+}
+
+fn lock(slot: &Mutex<Option<Transport>>) -> MutexGuard<'_, Option<Transport>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -281,3 +281,7 @@ fn set_low(address: &mut u64, value: u32) {
 fn set_high(address: &mut u64, value: u32) {
     *address = (*address & u64::from(u32::MAX)) | (u64::from(value) << 32);
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -8,21 +8,41 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 
+use crate::config::syntax::{self, AfterBadLine};
+use crate::config::value;
+use crate::guest::read_file;
+
 /// Where the resolver's configuration shared by all distros is.
 const SHARED_RESOLVER: &str = "/mnt/wsl/resolv.conf";
 
-/// Writes all; a failure is a warning.
+/// Writes all that `/etc/wsl.conf` does not keep (B142, B143); a failure is a warning.
 pub fn write_all(hostname: &str) -> Vec<String> {
-    [
-        ("/etc/hostname", write("/etc/hostname", &format!("{hostname}\n"))),
-        ("/etc/hosts", write("/etc/hosts", &hosts(hostname))),
-        ("/etc/resolv.conf", link_resolver()),
-    ]
-    .into_iter()
-    .filter_map(|(path, result)| {
+    let settings = read_file(Path::new("/etc/wsl.conf")).unwrap_or_default();
+    let settings = String::from_utf8_lossy(&settings);
+    let mut results = vec![("/etc/hostname", write("/etc/hostname", &format!("{hostname}\n")))];
+    if is_wanted(&settings, "generateHosts") {
+        results.push(("/etc/hosts", write("/etc/hosts", &hosts(hostname))));
+    }
+    if is_wanted(&settings, "generateResolvConf") {
+        results.push(("/etc/resolv.conf", link_resolver()));
+    }
+    let warning = |(path, result): (&str, io::Result<()>)| {
         result.err().map(|error| format!("cannot write '{path}': {error}"))
-    })
-    .collect()
+    };
+    results.into_iter().filter_map(warning).collect()
+}
+
+/// Whether a file is to be generated: unless `wsl.conf` says no in `[network]`. The first
+/// occurrence of a key wins.
+fn is_wanted(settings: &str, key: &str) -> bool {
+    let (entries, _) = syntax::parse(settings, AfterBadLine::Stop);
+    entries
+        .iter()
+        .find(|entry| {
+            entry.section.eq_ignore_ascii_case("network") && entry.key.eq_ignore_ascii_case(key)
+        })
+        .and_then(|entry| value::boolean(&entry.value))
+        .unwrap_or(true)
 }
 
 /// `/etc/hosts` (B142).
@@ -74,6 +94,14 @@ fn link_resolver() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b142_b143_a_file_is_left_alone_where_wsl_conf_says_so() {
+        let settings = "[Network]\ngeneratehosts = False\ngenerateHosts = true\n";
+        assert!(!is_wanted(settings, "generateHosts"));
+        assert!(is_wanted(settings, "generateResolvConf"));
+        assert!(is_wanted("[other]\ngenerateHosts=false\n", "generateHosts"));
+    }
 
     #[test]
     fn b142_hosts_names_the_machine_by_both_its_names() {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    sendmsg, setsockopt, socketpair, sockopt,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ const MAXIMUM_PACKET: usize = 16 << 10;
 
 /// The most descriptors of one packet: the request, the control stream, four streams.
 const MAXIMUM_DESCRIPTORS: usize = 6;
+
+/// The room for messages that are not yet taken, in bytes.
+const BUFFER: usize = 8 << 20;
 
 /// To the distro init.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -52,7 +55,12 @@ pub enum Report {
 /// # Errors
 /// The system's.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    // Beyond the system's limit where that is allowed: a distro's init that is busy
+    // starting some sessions has room for the requests of very many.
+    let _ = setsockopt(&ours, sockopt::SndBufForce, &BUFFER);
+    Ok((ours, theirs))
 }
 
 /// Sends one message without waiting.

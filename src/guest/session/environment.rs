@@ -1,14 +1,15 @@
 //! The environment a session starts with (behaviour reference 4.4).
 //!
 //! Later wins: what every session has, the host's variables, the distro's
-//! `/etc/environment` and locale, and last what says who and where the user is.
+//! `/etc/environment` and locale, and last what says who and where the user is. A distro
+//! that names no language gets `C.UTF-8`, the one that needs no installed locale.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
-use super::read_file;
 use super::users::Account;
+use crate::guest::read_file;
 
 /// The search path of a session, unless the distro says otherwise.
 const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:\

@@ -8,10 +8,7 @@ pub mod terminal;
 pub mod users;
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use crate::protocol::session::StreamKind;
 
@@ -24,18 +21,4 @@ pub struct Handover {
     pub control: OwnedFd,
     /// The byte streams.
     pub streams: Vec<(StreamKind, OwnedFd)>,
-}
-
-/// The largest file of a distro's `/etc` that is read.
-const MAXIMUM_FILE: u64 = 16 << 20;
-
-/// Reads a regular file of the distro; neither a FIFO nor an endless file can hold it up.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut content = Vec::new();
-    file.take(MAXIMUM_FILE).read_to_end(&mut content)?;
-    Ok(content)
 }

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use super::read_file;
+use crate::guest::read_file;
 use crate::protocol::session::User;
 
 /// A user, ready to become.

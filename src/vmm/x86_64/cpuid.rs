@@ -21,8 +21,10 @@ const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
 /// Leaf 7 EDX: cores of different kinds, which the guest cannot tell apart.
 const HYBRID: u32 = 1 << 15;
 
-/// The leaves that a topology level's type distinguishes by sub-leaf.
+/// The leaves that list topology levels in their sub-leaves.
 const TOPOLOGY_LEAVES: [u32; 2] = [0xb, 0x1f];
+/// AMD's own leaf of that kind, which is not needed beside them.
+const AMD_TOPOLOGY_LEAF: u32 = 0x8000_0026;
 /// Topology level types of those leaves.
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
@@ -49,6 +51,7 @@ pub fn for_processor(
         .as_slice()
         .iter()
         .filter(|entry| !TOPOLOGY_LEAVES.contains(&entry.function))
+        .filter(|entry| entry.function != AMD_TOPOLOGY_LEAF)
         .copied()
         .collect();
     let amd = is_amd(&entries);

@@ -1,0 +1,46 @@
+# bash completion for wslr; made from its table of options by a test.
+_wslr() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
+    local verb=${COMP_WORDS[1]} words=
+    case $verb in
+        --install)
+            words="--distribution -d --from-file -f --location -l --name --no-distribution --no-launch -n --version --vhd-size"
+            [[ $current == -* ]] || words="$(wslr --list --online --quiet 2>/dev/null)"
+            ;;
+        --list|-l)
+            words="--all --running --quiet -q --verbose -v --online -o --json"
+            ;;
+        --set-default|-s)
+            words=""
+            [[ $current == -* ]] || words="$(wslr --list --quiet 2>/dev/null)"
+            ;;
+        --shutdown)
+            words="--force"
+            ;;
+        --status)
+            words="--json"
+            ;;
+        --terminate|-t)
+            words=""
+            [[ $current == -* ]] || words="$(wslr --list --quiet 2>/dev/null)"
+            ;;
+        --unregister)
+            words=""
+            [[ $current == -* ]] || words="$(wslr --list --quiet 2>/dev/null)"
+            ;;
+        --version|-v)
+            words="--json"
+            ;;
+        *)
+            case $previous in
+                --distribution|-d) words="$(wslr --list --quiet 2>/dev/null)" ;;
+                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --install --list -l --set-default -s --shutdown --status --terminate -t --unregister --update --version -v" ;;
+            esac
+            ;;
+    esac
+    case $verb$previous in
+        --install--from-file|--install-f|--install--location|--install-l) words= ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}
+complete -o default -F _wslr wslr

@@ -1,0 +1,110 @@
+//! Commands for one distro: run, `--terminate`, `--shutdown`, `--unregister`,
+//! `--set-default`.
+
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{env, thread};
+
+use uuid::Uuid;
+
+use super::grammar::{Run, Selection};
+use super::run::{self, Launch};
+use super::{client, output};
+use crate::config::paths::Paths;
+use crate::error::Failure;
+use crate::protocol::session::Directory;
+use crate::registry::{self, Registry, RegistryError};
+
+/// How often a disk that a service has just let go of is tried.
+const ATTEMPTS: u32 = 20;
+
+/// How long lies between two of these.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Runs a command, and gives its status.
+pub(super) fn run(paths: &Paths, run: Run) -> Result<ExitCode, Failure> {
+    let registry = load(paths)?;
+    let distro = match &run.distro {
+        Selection::Name(name) => registry.find(name).map_err(service)?,
+        Selection::Id(id) => registry
+            .by_id(*id)
+            .map_err(|error| Failure::new("Wsl/Service/CreateInstance/ReadDistroConfig", &error))?,
+        Selection::Default => registry.default_distro().map_err(no_default)?,
+    };
+    launch(paths, distro.id, run)
+}
+
+/// Runs a command in the distro of that id.
+pub(super) fn launch(paths: &Paths, distro: Uuid, run: Run) -> Result<ExitCode, Failure> {
+    let here = || match env::current_dir() {
+        Ok(directory) => Directory::Path(directory.into_os_string().into_vec()),
+        Err(_) => Directory::Home,
+    };
+    let launch = Launch {
+        distro,
+        program: run.program,
+        user: run.user,
+        directory: run.directory.unwrap_or_else(here),
+        environment: Vec::new(),
+    };
+    run::run(paths, launch).map(ExitCode::from)
+}
+
+/// Makes the distro of that name the default one (B038).
+pub(super) fn set_default(paths: &Paths, name: &str) -> Result<(), Failure> {
+    registry::update(paths, |registry| {
+        registry.default = Some(registry.find(name)?.id);
+        Ok(())
+    })
+    .map_err(service)?;
+    output::success()
+}
+
+/// Ends the VM with all distros, and the service.
+pub(super) fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
+    client::shutdown(paths, force)
+}
+
+/// Ends the distro of that name; one that does not run is fine.
+pub(super) fn terminate(paths: &Paths, name: &str) -> Result<(), Failure> {
+    let distro = load(paths)?.find(name).map_err(service)?.id;
+    client::terminate(paths, distro)?;
+    output::success()
+}
+
+/// Removes the distro of that name with its disk, also one whose removal was interrupted
+/// (B058).
+pub(super) fn unregister(paths: &Paths, name: &str) -> Result<(), Failure> {
+    let failed = |error| Failure::new("Wsl/Service/UnregisterDistro", &error);
+    let distro = load(paths)?.find_any(name).map_err(service)?.id;
+    for attempt in 1.. {
+        client::terminate(paths, distro)?;
+        match registry::remove(paths, distro) {
+            // Somebody started it again, or the service is about to let go of its disk.
+            Err(RegistryError::InUse { .. }) if attempt < ATTEMPTS => thread::sleep(PAUSE),
+            result => {
+                result.map_err(failed)?;
+                break;
+            }
+        }
+    }
+    output::success()
+}
+
+/// The registry, for a command.
+pub(super) fn load(paths: &Paths) -> Result<Registry, Failure> {
+    Registry::load(paths).map_err(service)
+}
+
+/// What is said where nothing is installed; without a code (B039).
+pub(super) fn no_default(error: RegistryError) -> Failure {
+    match error {
+        RegistryError::NoDefault => Failure { code: None, ..Failure::new("Wsl", &error) },
+        error => service(error),
+    }
+}
+
+fn service(error: RegistryError) -> Failure {
+    Failure::new("Wsl/Service", &error)
+}

@@ -1,0 +1,114 @@
+//! `--install` (behaviour reference 1.10).
+//!
+//! The name and the place are reserved before anything is fetched; the disk is written
+//! beside its final name; one replacement of the registry makes the distro usable. A kill
+//! at any instant leaves a distro that is installed or one that is not.
+
+mod content;
+mod disk;
+mod error;
+mod interrupt;
+mod prepare;
+mod source;
+
+use std::process::ExitCode;
+
+use super::grammar::{self, Install, Selection};
+use super::{distro, output};
+use crate::config::paths::Paths;
+use crate::config::wslconfig::WslConfig;
+use crate::download::Fetcher;
+use crate::error::Failure;
+use crate::ext4;
+use crate::protocol::session::{Directory, Program};
+use crate::registry::{Distro, Installation, Plan, RegistryError};
+use crate::terminal::progress::Progress;
+
+use self::content::Content;
+use self::interrupt::Guard;
+
+pub(super) use self::prepare::update;
+
+/// What all steps of an installation use.
+struct Context<'a> {
+    paths: &'a Paths,
+    config: WslConfig,
+    fetcher: Fetcher,
+    progress: Progress,
+}
+
+impl<'a> Context<'a> {
+    fn new(paths: &'a Paths) -> Result<Self, Failure> {
+        let config = WslConfig::load(paths);
+        config.warnings.iter().for_each(|warning| output::warning(warning));
+        let fetcher = Fetcher::new().map_err(|error| Failure::new("Wsl", &error))?;
+        Ok(Self { paths, config, fetcher, progress: Progress::on_terminal() })
+    }
+}
+
+/// Installs a distro and opens it; gives the status of its shell.
+pub(super) fn install(paths: &Paths, install: Install) -> Result<ExitCode, Failure> {
+    let context = Context::new(paths)?;
+    if install.no_distribution {
+        prepare::kernel(&context)?;
+        output::success()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let content = Content::choose(&context, &install)?;
+    let distro = register(&context, &install, content)?;
+    output::print(&format!(
+        "Distribution successfully installed. It can be launched via 'wslr -d {}'\n",
+        distro.name
+    ))?;
+    let prepared = prepare::kernel(&context);
+    if install.no_launch {
+        if let Err(failure) = prepared {
+            output::warning(&format!(
+                "no kernel yet, 'wslr --update' fetches it: {}",
+                failure.message
+            ));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    prepared?;
+    // Its warnings would come a second time from the service.
+    drop(context);
+    output::print(&format!("Launching {}...\n", distro.name))?;
+    let run = grammar::Run {
+        distro: Selection::Id(distro.id),
+        user: None,
+        directory: Some(Directory::Home),
+        program: Program::Shell,
+    };
+    distro::launch(paths, distro.id, run)
+}
+
+/// Writes the disk and registers the distro.
+fn register(context: &Context<'_>, install: &Install, content: Content) -> Result<Distro, Failure> {
+    let named = content.name().map(str::to_owned);
+    let from_file = named.is_none();
+    let plan = Plan {
+        name: install.name.clone().or(named),
+        location: install.location.clone(),
+        install_path: context.config.distribution_install_path.clone(),
+    };
+    let refused = |error| match error {
+        RegistryError::AlreadyExists { .. } if !from_file => {
+            Failure::new("Wsl/InstallDistro", &error)
+        }
+        error => Failure::new("Wsl/Service/RegisterDistro", &error),
+    };
+    let installation = Installation::begin(context.paths, &plan).map_err(refused)?;
+    let _guard = Guard::new(installation.undo())
+        .map_err(|error| Failure::plain(error.to_string()).with_code("Wsl/E_FAIL"))?;
+    let options = ext4::Options {
+        size: install.size.unwrap_or(context.config.default_vhd_size),
+        uuid: installation.id(),
+        ..ext4::Options::default()
+    };
+    let details = content.write(context, &installation, options)?;
+    if plan.name.is_none() && details.name.is_empty() {
+        return Err(content.without_name());
+    }
+    installation.finish(details).map_err(refused)
+}

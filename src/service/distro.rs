@@ -1,0 +1,213 @@
+//! One distro's way up and down: its disk locked, attached, mounted by the guest, set up
+//! where this is its first start; and all of it undone.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::attempt::Attempt;
+use super::configure;
+use super::control::ControlError;
+use super::error::ServiceError;
+use super::log;
+use super::supervisor::Supervisor;
+use super::vm::Vm;
+use crate::config::paths::Paths;
+use crate::error::Failure;
+use crate::protocol::guest::{GuestError, Request, StartDistro};
+use crate::registry::{self, Distro, Registry, RegistryError};
+
+/// The contexts of a failed start in the error code.
+const CREATE: &str = "Wsl/Service/CreateInstance";
+
+/// How long a guest's init may take to answer that it lives.
+const ALIVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Starts the distro and tells all who wait for it.
+pub fn start(supervisor: &Arc<Supervisor>, id: Uuid, attempt: &Arc<Attempt>) {
+    let result = bring_up(supervisor, id, attempt);
+    if let Err(failure) = &result {
+        log(format_args!("distro {id} did not start: {failure}"));
+        supervisor.discard(id, attempt);
+    }
+    attempt.finish(result);
+}
+
+fn bring_up(
+    supervisor: &Arc<Supervisor>,
+    id: Uuid,
+    attempt: &Arc<Attempt>,
+) -> Result<Vec<String>, Failure> {
+    let record = find(&supervisor.paths, id)?;
+    let disk = open(&record.disk_path()).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let (vm, mut warnings) = supervisor.machine()?;
+    let stopped = || {
+        let error = ServiceError::Stopped { name: record.name.clone() };
+        vm.end().cloned().unwrap_or_else(|| Failure::new("Wsl/Service", &error))
+    };
+    let lun = vm
+        .machine
+        .attach(disk, false)
+        .map_err(|error| Failure::new("Wsl/Service/CreateInstance", &error))?;
+    let request = Request::StartDistro(StartDistro {
+        distro: id,
+        name: record.name.clone(),
+        lun,
+        hostname: hostname(),
+    });
+    let mounted = vm
+        .control
+        .request(request, vm.settings.distribution_start_timeout)
+        .map_err(|error| vm.failure(CREATE, &error));
+    let result = mounted.and_then(|more| {
+        warnings.extend(more);
+        supervisor.placed(id, attempt, &vm, lun);
+        if !record.configured {
+            configure::run(supervisor, &vm, id, &record.name, attempt)?;
+            set_configured(&supervisor.paths, id)?;
+        }
+        if supervisor.started(id, attempt, &vm) { Ok(()) } else { Err(stopped()) }
+    });
+    match result {
+        Ok(()) => Ok(warnings),
+        Err(failure) => {
+            if supervisor.give_up(id, attempt) {
+                take_down(supervisor, id, &vm, lun);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Stops the distro and tells all who wait for it.
+pub fn stop(
+    supervisor: &Arc<Supervisor>,
+    id: Uuid,
+    vm: &Arc<Vm>,
+    lun: u16,
+    attempt: &Arc<Attempt>,
+) {
+    take_down(supervisor, id, vm, lun);
+    supervisor.discard(id, attempt);
+    attempt.finish(Ok(Vec::new()));
+}
+
+/// Lets go of the disk of a distro that ended by itself.
+pub fn release(
+    supervisor: &Arc<Supervisor>,
+    id: Uuid,
+    vm: &Arc<Vm>,
+    lun: u16,
+    attempt: &Arc<Attempt>,
+) {
+    let _ = vm.machine.detach(lun);
+    supervisor.discard(id, attempt);
+    attempt.finish(Ok(Vec::new()));
+}
+
+/// Stops the distro in the guest and takes its disk away.
+///
+/// A guest that does not stop it in time loses the disk anyway. Where even its init no
+/// longer answers, or nothing else runs in it, the machine is killed: its journal makes the
+/// disk whole at the next start, which a disk torn from a living mount does no better.
+fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, lun: u16) {
+    let request = Request::StopDistro { distro: id };
+    match vm.control.request(request, vm.settings.stop_limit()) {
+        Ok(_) | Err(ControlError::Guest(GuestError::NotRunning) | ControlError::Lost(_)) => {}
+        Err(ControlError::Timeout { .. }) => {
+            log(format_args!("distro {id} does not stop"));
+            // No distro has this id: only a living init says so.
+            let nobody = Request::StopDistro { distro: Uuid::nil() };
+            let alive =
+                matches!(vm.control.request(nobody, ALIVE_LIMIT), Err(ControlError::Guest(_)));
+            if !alive || !supervisor.others(id) {
+                log(format_args!("killing the virtual machine (init answers: {alive})"));
+                supervisor.kill(vm);
+                return;
+            }
+        }
+        Err(error) => log(format_args!("distro {id} did not stop in good order: {error}")),
+    }
+    if let Err(error) = vm.machine.detach(lun) {
+        log(format_args!("distro {id}: {error}"));
+    }
+}
+
+/// The registered distro of that id.
+///
+/// # Errors
+/// Where there is none, or the registry cannot be read.
+pub fn find(paths: &Paths, id: Uuid) -> Result<Distro, Failure> {
+    Registry::load(paths)
+        .and_then(|registry| registry.by_id(id).cloned())
+        .map_err(|error| Failure::new("Wsl/Service", &error))
+}
+
+fn set_configured(paths: &Paths, id: Uuid) -> Result<(), Failure> {
+    registry::update(paths, |registry| {
+        registry.record(id).ok_or(RegistryError::NotFound)?.configured = true;
+        Ok(())
+    })
+    .map_err(|error: RegistryError| Failure::new("Wsl/Service", &error))
+}
+
+/// Opens a disk for this process alone. The lock lives as long as the file is open.
+fn open(path: &Path) -> Result<File, ServiceError> {
+    let failed = |source| ServiceError::Disk { path: path.to_owned(), source };
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// The host's name as a distro may carry it: letters, digits, inner dots and hyphens, at
+/// most 64 of them, and never nothing (B141).
+fn hostname() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    clean_hostname(&name.to_string_lossy())
+}
+
+fn clean_hostname(name: &str) -> String {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || "-.".contains(character);
+    let mut clean = String::new();
+    for character in name.chars().filter(|character| allowed(*character)) {
+        let separator = |character: char| "-.".contains(character);
+        if clean.len() < 64 && !(separator(character) && clean.ends_with(['-', '.'])) {
+            clean.push(character);
+        }
+    }
+    match clean.trim_matches(['-', '.']) {
+        "" => "localhost".to_owned(),
+        trimmed => trimmed.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b141_the_hosts_name_is_cleaned() {
+        assert_eq!(clean_hostname("build-3.lan"), "build-3.lan");
+        assert_eq!(clean_hostname("-we_ird..näme-"), "weird.nme");
+        assert_eq!(clean_hostname("___"), "localhost");
+        assert_eq!(clean_hostname(&"a".repeat(90)).len(), 64);
+    }
+
+    #[test]
+    fn a_disk_is_used_by_one_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ext4.img");
+        assert!(matches!(open(&path), Err(ServiceError::Disk { .. })));
+        std::fs::write(&path, b"").unwrap();
+        let first = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(ServiceError::DiskInUse { .. })));
+        drop(first);
+        open(&path).unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! The KVM machine as the service's [`Machine`]: kernel, disks, vsock, console.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::machine::{Boot, Machine, MachineError};
+use super::{lock, log};
+use crate::config::paths::Paths;
+use crate::config::wslconfig::WslConfig;
+use crate::devices::VirtioDevice;
+use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError};
+use crate::devices::vsock::{Vsock, VsockDevice};
+use crate::error::{Diagnose, Failure, chain};
+use crate::kernel::{self, Prepared, initramfs};
+use crate::protocol::guest::{CONTROL_PORT, STREAM_PORT};
+use crate::vmm::error::VmmError;
+use crate::vmm::exit::Exit;
+use crate::vmm::machine::{Configuration, VirtualMachine};
+use crate::vmm::{command_line, probe};
+
+/// The contexts of a machine that cannot be built in the error code.
+const CREATE: &str = "Wsl/Service/CreateInstance/CreateVm";
+
+/// Builds machines from the prepared kernel.
+#[derive(Debug)]
+pub struct Builder {
+    paths: Paths,
+}
+
+impl Builder {
+    /// A builder for that user's machines.
+    #[must_use]
+    pub fn new(paths: Paths) -> Self {
+        Self { paths }
+    }
+}
+
+impl Boot for Builder {
+    fn boot(&self, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
+        fn failed(error: impl Diagnose) -> Failure {
+            Failure::new(CREATE, &error)
+        }
+        let kernel = match &settings.kernel {
+            Some(path) => kernel::custom(&self.paths, path),
+            None => kernel::current(&self.paths),
+        }
+        .map_err(failed)?;
+        probe::run().map_err(failed)?;
+        let disks = ScsiBus::new();
+        let modules = match settings.kernel_modules.as_ref().or(kernel.modules_disk.as_ref()) {
+            Some(path) => Some(attach_modules(&disks, path)?),
+            None => None,
+        };
+        let vsock = Vsock::new().map_err(failed)?;
+        let (sender, calls) = channel();
+        let control = sender.clone();
+        vsock
+            .listen(CONTROL_PORT, move |stream| {
+                // Where nobody waits any more the machine has ended.
+                let _ = control.send(Ok(stream));
+            })
+            .map_err(failed)?;
+        let devices: Vec<Box<dyn VirtioDevice>> = vec![
+            Box::new(ScsiDevice::new(disks.clone(), settings.processors)),
+            Box::new(VsockDevice::new(vsock.clone())),
+        ];
+        let line = command_line::build(
+            settings.processors,
+            settings.debug_console,
+            &settings.kernel_command_line,
+        )
+        .map_err(|error| failed(VmmError::from(error)))?;
+        let machine = VirtualMachine::start(Configuration {
+            kernel: kernel.vmlinux.clone(),
+            initramfs: initramfs::build(Path::new("/proc/self/exe"), &kernel.modules)
+                .map_err(failed)?,
+            command_line: line,
+            memory: settings.memory,
+            processors: settings.processors,
+            nested_virtualization: settings.nested_virtualization,
+            console_log: self.paths.logs().join("kernel.log"),
+            devices,
+        })
+        .map_err(failed)?;
+        watch(&machine, sender)?;
+        Ok(Arc::new(KvmMachine {
+            machine,
+            disks,
+            vsock,
+            modules,
+            calls: Mutex::new(calls),
+            processors: settings.processors,
+            memory: settings.memory,
+            _kernel: kernel,
+        }))
+    }
+}
+
+/// Attaches the read-only disk with the kernel's modules.
+fn attach_modules(disks: &ScsiBus, path: &Path) -> Result<u16, Failure> {
+    let attached = File::open(path).map_err(ScsiError::Length).and_then(|file| {
+        let serial = "wslr-modules".to_owned();
+        disks.attach(file, DiskOptions { read_only: true, serial })
+    });
+    attached.map_err(|error| {
+        let failure = Failure::new(CREATE, &error);
+        Failure { message: format!("'{}': {}", path.display(), failure.message), ..failure }
+    })
+}
+
+/// Tells who waits for the guest's call where the machine ends instead.
+fn watch(machine: &VirtualMachine, calls: Sender<Result<UnixStream, Exit>>) -> Result<(), Failure> {
+    let watched = machine.clone();
+    super::spawn("machine-watch", move || {
+        let _ = calls.send(Err(watched.wait()));
+    })
+}
+
+#[derive(Debug)]
+struct KvmMachine {
+    machine: VirtualMachine,
+    disks: ScsiBus,
+    vsock: Vsock,
+    modules: Option<u16>,
+    /// The guest's control connections, and the machine's end.
+    calls: Mutex<Receiver<Result<UnixStream, Exit>>>,
+    processors: u32,
+    memory: u64,
+    /// Keeps the kernel from being removed by an update.
+    _kernel: Prepared,
+}
+
+impl Machine for KvmMachine {
+    fn attach(&self, disk: File, read_only: bool) -> Result<u16, MachineError> {
+        let options = DiskOptions { read_only, serial: String::new() };
+        self.disks.attach(disk, options).map_err(|error| match error {
+            ScsiError::Full => MachineError::TooManyDisks,
+            error => MachineError::Attach { reason: chain(&error) },
+        })
+    }
+
+    fn detach(&self, lun: u16) -> Result<(), MachineError> {
+        match self.disks.detach(lun) {
+            Ok(()) => Ok(()),
+            Err(error @ ScsiError::Flush { .. }) => {
+                log(format_args!("{}", chain(&error)));
+                Ok(())
+            }
+            Err(_) => Err(MachineError::NotAttached { lun }),
+        }
+    }
+
+    fn connect(&self, socket: UnixStream, prefix: Vec<u8>) -> Result<(), MachineError> {
+        self.vsock.connect(STREAM_PORT, OwnedFd::from(socket), prefix, |_| {}).map_err(|error| {
+            match self.machine.exit() {
+                Some(exit) => MachineError::Ended { exit },
+                None => MachineError::Connect { reason: chain(&error) },
+            }
+        })
+    }
+
+    fn control(&self, limit: Duration) -> Result<UnixStream, MachineError> {
+        match lock(&self.calls).recv_timeout(limit) {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(exit)) => Err(MachineError::Ended { exit }),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(MachineError::BootTimeout {
+                    seconds: limit.as_secs(),
+                    log: self.machine.console_log().path().to_owned(),
+                })
+            }
+        }
+    }
+
+    fn modules(&self) -> Option<u16> {
+        self.modules
+    }
+
+    fn kill(&self) {
+        self.machine.kill();
+    }
+
+    fn wait(&self) -> Exit {
+        self.machine.wait()
+    }
+
+    fn processors(&self) -> u32 {
+        self.processors
+    }
+
+    fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    fn save_log(&self, to: &Path) -> io::Result<()> {
+        self.machine.console_log().save_recent(to)
+    }
+}

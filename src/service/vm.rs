@@ -1,0 +1,158 @@
+//! The running machine together with its control channel, from boot to end.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::control::{Control, ControlError};
+use super::error::ServiceError;
+use super::log;
+use super::machine::Machine;
+use super::supervisor::Supervisor;
+use crate::config::wslconfig::WslConfig;
+use crate::error::Failure;
+use crate::protocol::frame::FrameError;
+use crate::protocol::guest::{Configure, Request};
+use crate::vmm::exit::Exit;
+
+/// Random bytes given to a fresh guest.
+const ENTROPY: usize = 4096;
+
+/// A machine whose init has taken its configuration.
+#[derive(Debug)]
+pub struct Vm {
+    /// The machine.
+    pub machine: Arc<dyn Machine>,
+    /// The channel to its init.
+    pub control: Control,
+    /// `uname -r` of the guest.
+    pub kernel: String,
+    /// What it was started with.
+    pub settings: WslConfig,
+    end: OnceLock<Failure>,
+}
+
+impl Vm {
+    /// Boots a machine and configures its guest. Its end is reported to the supervisor.
+    ///
+    /// # Errors
+    /// Where the machine cannot be built, or its guest does not come up in time.
+    pub fn start(supervisor: &Arc<Supervisor>) -> Result<(Arc<Self>, Vec<String>), Failure> {
+        let settings = WslConfig::load(&supervisor.paths);
+        let mut warnings = settings.warnings.clone();
+        let machine = supervisor.boot.boot(&settings)?;
+        let logs = supervisor.paths.logs();
+        let fail = |machine: &Arc<dyn Machine>| {
+            machine.kill();
+            match machine.wait() {
+                exit @ (Exit::Reset | Exit::Failure { .. }) => {
+                    Some(crash(machine.as_ref(), exit, &logs))
+                }
+                Exit::Killed | Exit::PowerOff => None,
+            }
+        };
+        let greeting = machine
+            .control(settings.kernel_boot_timeout)
+            .map_err(|error| Failure::new("Wsl/Service", &error))
+            .and_then(|stream| {
+                Control::open(stream, settings.kernel_boot_timeout)
+                    .map_err(|error| Failure::new("Wsl/Service", &error))
+            });
+        let (control, reader, kernel) = match greeting {
+            Ok(greeting) => greeting,
+            Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
+        };
+        let vm = Arc::new(Self {
+            machine: Arc::clone(&machine),
+            control,
+            kernel,
+            settings,
+            end: OnceLock::new(),
+        });
+        let spawned = {
+            let (vm, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
+            super::spawn("control", move || {
+                let error = vm.control.serve(reader, |distro| supervisor.exited(&vm, distro));
+                if !matches!(error, FrameError::Closed | FrameError::Stream(_)) {
+                    log(format_args!("control channel: {error}"));
+                    vm.machine.kill();
+                }
+            })
+        };
+        let configured = spawned.and_then(|()| vm.configure());
+        match configured {
+            Ok(more) => warnings.extend(more),
+            Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
+        }
+        let (watched, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
+        super::spawn("machine-end", move || {
+            let exit = watched.machine.wait();
+            log(format_args!("{exit}"));
+            let failure = match exit {
+                exit @ (Exit::Reset | Exit::Failure { .. }) => {
+                    crash(watched.machine.as_ref(), exit, &supervisor.paths.logs())
+                }
+                Exit::Killed | Exit::PowerOff => {
+                    Failure::new("Wsl/Service", &ServiceError::ShuttingDown)
+                }
+            };
+            let _ = watched.end.set(failure);
+            supervisor.ended(&watched);
+        })
+        .inspect_err(|_| vm.machine.kill())?;
+        Ok((vm, warnings))
+    }
+
+    /// Why the machine ended, once it has.
+    #[must_use]
+    pub fn end(&self) -> Option<&Failure> {
+        self.end.get()
+    }
+
+    /// The failure of a request, or the machine's end where that is what caused it.
+    pub fn failure(&self, contexts: &str, error: &ControlError) -> Failure {
+        if matches!(error, ControlError::Lost(_)) {
+            // The channel's end is seen a moment before the machine's.
+            for _ in 0..200 {
+                if let Some(end) = self.end() {
+                    return end.clone();
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        Failure::new(contexts, error)
+    }
+
+    fn configure(&self) -> Result<Vec<String>, Failure> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut entropy = vec![0; ENTROPY];
+        if let Err(source) = read_random(&mut entropy) {
+            let error = ServiceError::System { action: "read random bytes", source };
+            return Err(Failure::new("Wsl/Service/CreateVm", &error));
+        }
+        let request = Request::Configure(Configure {
+            time: (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos()),
+            entropy,
+            modules: self.machine.modules(),
+        });
+        self.control
+            .request(request, self.settings.kernel_boot_timeout)
+            .map_err(|error| Failure::new("Wsl/Service/CreateVm", &error))
+    }
+}
+
+fn read_random(buffer: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read;
+    std::fs::File::open("/dev/urandom")?.read_exact(buffer)
+}
+
+/// Saves what the kernel said last, for the user to read.
+fn crash(machine: &dyn Machine, exit: Exit, logs: &Path) -> Failure {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let path = logs.join(format!("kernel-panic-{seconds}.txt"));
+    if let Err(error) = machine.save_log(&path) {
+        log(format_args!("cannot write {}: {error}", path.display()));
+    }
+    Failure::new("Wsl/Service", &ServiceError::Crashed { exit, log: path })
+}
