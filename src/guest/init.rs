@@ -115,7 +115,7 @@ impl Init {
         };
         let listener = new()?;
         bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, STREAM_PORT))?;
-        listen(&listener, Backlog::new(128)?)?;
+        listen(&listener, Backlog::MAXCONN)?;
         set_nonblocking(&listener)?;
         let control = new()?;
         connect(control.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, CONTROL_PORT))?;

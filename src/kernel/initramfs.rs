@@ -35,29 +35,50 @@ pub fn build(executable: &Path, modules: &[PathBuf]) -> Result<Vec<u8>, KernelEr
     })?;
     let mut archive = Archive::default();
     for directory in ["dev", MODULES, "proc", "sys"] {
-        archive.add(directory, DIRECTORY, (0, 0), &[]);
+        archive.directory(directory);
     }
-    archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
-    archive.add("dev/null", CHARACTER_DEVICE, (1, 3), &[]);
-    archive.add("dev/kmsg", CHARACTER_DEVICE, (1, 11), &[]);
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    archive.character_device("dev/kmsg", 1, 11);
     for (number, path) in modules.iter().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // The prepared name begins with a number of its own.
         let name = name.trim_start_matches(|character: char| character.is_ascii_digit());
         let name = name.trim_start_matches('-');
-        archive.add(&format!("{MODULES}/{number:02}-{name}"), FILE, (0, 0), &read(path)?);
+        archive.file(&format!("{MODULES}/{number:02}-{name}"), &read(path)?);
     }
-    archive.add("init", EXECUTABLE, (0, 0), &program);
+    archive.executable("init", &program);
     Ok(archive.finish())
 }
 
-#[derive(Default)]
-struct Archive {
+/// A cpio archive being made.
+#[derive(Debug, Default)]
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
+    /// Adds a directory, everybody's to enter.
+    pub fn directory(&mut self, name: &str) {
+        self.add(name, DIRECTORY, (0, 0), &[]);
+    }
+
+    /// Adds a file, everybody's to read.
+    pub fn file(&mut self, name: &str, content: &[u8]) {
+        self.add(name, FILE, (0, 0), content);
+    }
+
+    /// Adds a program, everybody's to run.
+    pub fn executable(&mut self, name: &str, content: &[u8]) {
+        self.add(name, EXECUTABLE, (0, 0), content);
+    }
+
+    /// Adds a character device of that major and minor number, root's own.
+    pub fn character_device(&mut self, name: &str, major: u32, minor: u32) {
+        self.add(name, CHARACTER_DEVICE, (major, minor), &[]);
+    }
+
     fn add(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.entries += 1;
         // Magic, then: inode, mode, uid, gid, links, mtime, size, device (major, minor),
@@ -92,7 +113,9 @@ impl Archive {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The archive.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
         self.add("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }

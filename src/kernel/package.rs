@@ -92,6 +92,12 @@ impl Package {
         &self.release
     }
 
+    /// The kernel as shipped, a bzImage.
+    #[must_use]
+    pub fn kernel(&self) -> &[u8] {
+        &self.kernel
+    }
+
     /// When the kernel was built.
     #[must_use]
     pub fn modified(&self) -> Timestamp {

@@ -39,6 +39,8 @@ const PREDECESSOR_PERIOD: Duration = Duration::from_millis(20);
 /// Runs the service to its end; gives its exit status.
 #[must_use]
 pub fn run(boot: impl FnOnce(&Paths) -> Box<dyn Boot>) -> u8 {
+    // Started as `/proc/self/exe`, it would be listed as `exe`.
+    let _ = nix::sys::prctl::set_name(c"wslr");
     let paths = Paths::from_environment();
     let mut ready = match detach() {
         Ok(ready) => ready,

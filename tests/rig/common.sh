@@ -2,17 +2,16 @@
 # What the rig's commands share: where things are kept, and how a machine is started.
 #
 # The rig is a machine in QEMU's software CPU, which has a real /dev/kvm inside. Everything
-# it needs is prepared once and kept in WSLR_RIG_CACHE (default: ~/.cache/wslr-rig).
+# it needs is prepared once and kept in WSLR_RIG_CACHE (default: ~/.cache/wslr/rig).
 
 set -euo pipefail
 
 rig_source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-rig_cache=${WSLR_RIG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/wslr-rig}
+rig_cache=${WSLR_RIG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/wslr/rig}
 rig_mirror=${WSLR_DEBIAN_MIRROR:-http://deb.debian.org/debian}
-rig_security=${WSLR_DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
 rig_memory=${WSLR_RIG_MEMORY:-3500}
 rig_processors=${WSLR_RIG_PROCESSORS:-2}
-export rig_source rig_cache rig_mirror rig_security
+export rig_source rig_cache rig_mirror
 
 fail() {
     echo "rig: $*" >&2
@@ -48,15 +47,18 @@ need_qemu() {
     ((version >= 10)) || fail "QEMU $version is too old, 10.0 is needed (Debian 12: apt-get install -t bookworm-backports qemu-system-x86)"
 }
 
-# Fills the array `qemu_command` with the machine, without its disks and channels.
+# Fills the array `qemu_command` with the machine, without its channels. Words are added to
+# the kernel's command line. On a busy host the check of the timer would fail.
 use_qemu() {
     qemu_command=(
         qemu-system-x86_64 -accel tcg,thread=multi -cpu EPYC-Milan,+svm,+npt
         -smp "$rig_processors" -M q35 -m "$rig_memory" -nodefaults -nographic -no-reboot
-        -kernel "$rig_cache/vmlinuz" -initrd "$rig_cache/initramfs"
-        -append "console=ttyS0 panic=-1 mitigations=off quiet random.trust_cpu=on"
+        -kernel "$rig_cache/kernel/vmlinux" -initrd "$rig_cache/initramfs"
+        -append "console=ttyS0 panic=-1 mitigations=off quiet no_timer_check cryptomgr.notests $*"
+        -device virtio-scsi-pci,id=scsi -device virtio-rng-pci
         -drive "file=$rig_cache/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe,discard=unmap"
-        -device virtio-blk-pci,drive=root,serial=root
-        -device virtio-rng-pci
+        -device scsi-hd,bus=scsi.0,lun=0,drive=root
+        -drive "file=$rig_cache/data/kernels/current/modules.img,format=raw,if=none,id=modules,readonly=on"
+        -device scsi-hd,bus=scsi.0,lun=1,drive=modules
     )
 }

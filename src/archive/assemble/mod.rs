@@ -98,7 +98,7 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
             | Self::FileConflict { .. }
             | Self::LinkLoop { .. }
             | Self::Path { .. } => "ERROR_INSTALL_PACKAGE_INVALID",
-            Self::Read { source, .. } => crate::download::io_code(source),
+            Self::Read { source, .. } => crate::error::io_code(source),
             Self::Sink(error) => error.code(),
         }
     }
@@ -140,16 +140,28 @@ pub fn assemble<S: Sink>(
     name: &str,
     sink: &mut S,
 ) -> Result<Assembled, AssembleError<S::Error>> {
-    let packages = packages(repository)?;
-    let files = repository.download(&packages)?;
+    assemble_packages(repository, &packages(repository)?, name, sink)
+}
+
+/// As [`assemble`], with just the given packages.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn assemble_packages<S: Sink>(
+    repository: &Repository<'_>,
+    packages: &[&Package],
+    name: &str,
+    sink: &mut S,
+) -> Result<Assembled, AssembleError<S::Error>> {
+    let files = repository.download(packages)?;
     let modified =
         Timestamp { seconds: i64::try_from(repository.date()).unwrap_or_default(), nanoseconds: 0 };
     let mut placer = Placer::new(sink, modified);
-    let mut database = Database::new(&packages);
+    let mut database = Database::new(packages);
     system::before(&mut placer)?;
     let total = packages.iter().map(|package| package.size).sum();
     let bar = repository.progress().bytes("unpacking", Some(total));
-    for (package, file) in in_order(&packages, files) {
+    for (package, file) in in_order(packages, files) {
         unpack(package, &file, &mut placer, &mut database)?;
         bar.add(package.size);
     }
