@@ -71,9 +71,8 @@ fn compare(archive: &Path) -> Outcome<()> {
     ];
     check(&image)?;
     fs::remove_file(&image)?;
-    let mut unpacking = Duration::ZERO;
     if nix::unistd::geteuid().is_root() {
-        unpacking = median(|| {
+        let unpacking = median(|| {
             if tree.exists() {
                 fs::remove_dir_all(&tree)?;
             }
