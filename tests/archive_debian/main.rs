@@ -1,8 +1,8 @@
 //! The archive client against Debian's own archive, by way of the configured mirror: a
-//! distro is assembled onto a disk, compared with what `dpkg-deb` and `tar` unpack, and
-//! configured.
+//! distro's packages are compared with apt's choice, assembled onto a disk, compared with what
+//! `dpkg-deb` and `tar` unpack, and configured.
 //!
-//! These tests need the network, root, loop devices, dpkg and e2fsprogs, so `cargo test`
+//! These tests need the network, root, loop devices, apt, dpkg and e2fsprogs, so `cargo test`
 //! leaves them out; `tests/run` runs them with `--ignored`.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 use wslr::archive::assemble::{self, CONFIGURE, assemble};
-use wslr::archive::{ArchiveError, Options, Repository, Source, deb};
+use wslr::archive::{ArchiveError, Options, Repository, Source, closure, deb, minimal};
 use wslr::download::{Fetcher, Sha256};
 use wslr::ext4;
 use wslr::terminal::progress::Progress;
@@ -100,11 +100,54 @@ fn sid_is_unpacked_and_configured() {
     check("sid");
 }
 
+/// The names of the packages that apt would install into an empty system.
+fn chosen_by_apt(suite: &str, repository: &Repository<'_>) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    for name in ["etc/apt/sources.list.d", "var/lib/apt/lists/partial", "var/lib/dpkg"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+    let keyring = concat!(env!("CARGO_MANIFEST_DIR"), "/src/archive/keyrings/debian.gpg");
+    let sources: String = repository
+        .source()
+        .locations()
+        .map(|(mirror, suite)| format!("deb [signed-by={keyring}] {mirror} {suite} main\n"))
+        .collect();
+    fs::write(root.join("etc/apt/sources.list"), sources).unwrap();
+    let settings = [
+        format!("Dir={}", root.display()),
+        format!("Dir::State::status={}/var/lib/dpkg/status", root.display()),
+        "Acquire::Check-Valid-Until=false".to_owned(),
+        "Acquire::Languages=none".to_owned(),
+        "APT::Install-Recommends=false".to_owned(),
+        "APT::Sandbox::User=root".to_owned(),
+    ];
+    let apt = |arguments: &[&str]| {
+        let mut all: Vec<&str> = settings.iter().flat_map(|set| ["-o", set.as_str()]).collect();
+        all.extend_from_slice(arguments);
+        String::from_utf8(run("apt-get", &all).stdout).unwrap()
+    };
+    apt(&["-q", "update"]);
+    let mut wanted: Vec<&str> = closure::base(repository.index()).collect();
+    wanted.extend_from_slice(minimal::PACKAGES);
+    // As debootstrap chooses between two that are equal in what is new here.
+    wanted.extend((suite == "bookworm").then_some("usr-is-merged"));
+    let plan = apt(&[["-s", "install"].as_slice(), &wanted].concat());
+    let installed = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
+    let mut names: Vec<String> =
+        installed.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
 fn check(suite: &str) {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("ext4.img");
     let (packages, debs) = open(suite, |repository| {
         let packages = assemble::packages(repository).unwrap();
+        let names: Vec<_> = packages.iter().map(|package| package.name()).collect();
+        assert_eq!(names, chosen_by_apt(suite, repository));
         let debs = repository.download(&packages).unwrap();
         let start = Instant::now();
         let file = File::options().read(true).write(true).create_new(true).open(&image).unwrap();
