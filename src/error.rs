@@ -89,9 +89,8 @@ pub fn io_code(error: &io::Error) -> &'static str {
         io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => "ERROR_DIRECTORY",
         io::ErrorKind::NotFound => "ERROR_FILE_NOT_FOUND",
         io::ErrorKind::PermissionDenied => "E_ACCESSDENIED",
-        io::ErrorKind::QuotaExceeded => "ERROR_DISK_QUOTA_EXCEEDED",
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => "ERROR_DISK_FULL",
         io::ErrorKind::ReadOnlyFilesystem => "ERROR_WRITE_PROTECT",
-        io::ErrorKind::StorageFull => "ERROR_DISK_FULL",
         io::ErrorKind::TimedOut => "ERROR_TIMEOUT",
         _ => "E_FAIL",
     }

@@ -18,6 +18,9 @@ use wslr::vmm::{command_line, probe};
 #[path = "support/tiny_init.rs"]
 mod tiny_init;
 
+/// How long a kill may take: a fraction of a second, where the host is not overloaded.
+const KILL_LIMIT: Duration = Duration::from_secs(3);
+
 /// What the initramfs with modules prints when it is up.
 const SAMPLE_GREETING: &str = "sample-init: up";
 
@@ -147,7 +150,7 @@ fn a_machine_is_killed_at_once_whatever_its_guest_does() {
         let started = Instant::now();
         assert_eq!(machine.kill(), Exit::Killed);
         println!("killed in {:?}", started.elapsed());
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < KILL_LIMIT);
         assert_eq!(machine.exit(), Some(Exit::Killed));
     }
 }

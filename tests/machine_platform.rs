@@ -17,6 +17,9 @@ mod tiny_init;
 /// Where a kernel is loaded.
 const ADDRESS: u64 = 0x100_0000;
 
+/// How long a kill may take: a fraction of a second, where the host is not overloaded.
+const KILL_LIMIT: Duration = Duration::from_secs(3);
+
 /// `jmp` to itself.
 const SPIN: &[u8] = &[0xeb, 0xfe];
 
@@ -125,7 +128,7 @@ fn machines_that_hang_are_killed_at_once_and_leave_nothing() {
         std::thread::sleep(Duration::from_millis(round * 2));
         let started = Instant::now();
         assert_eq!(machine.kill(), Exit::Killed);
-        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert!(started.elapsed() < KILL_LIMIT, "{:?}", started.elapsed());
         assert_eq!(count("fd"), before.0, "descriptors while the handle lives");
     }
     // The supervisor makes the end known just before its thread ends.

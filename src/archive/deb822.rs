@@ -1,6 +1,7 @@
 //! Paragraphs of `Name: value` fields, as in `Release`, `Packages` and `control`
 //! (deb822(5), Debian policy 5.1).
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, Read};
 
 /// The longest line that is read.
@@ -12,7 +13,8 @@ const MAXIMUM_PARAGRAPH: usize = 32 * 1024 * 1024;
 /// One paragraph: its fields in order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Paragraph {
-    fields: Vec<(String, String)>,
+    /// A wanted field borrows its name: an archive has a million fields.
+    fields: Vec<(Cow<'static, str>, String)>,
 }
 
 /// Why text is not a list of paragraphs.
@@ -53,7 +55,13 @@ impl Paragraph {
 
     /// All fields in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.fields.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
+    }
+
+    /// Forgets some fields and the space for more.
+    pub fn forget(&mut self, names: &[&str]) {
+        self.fields.retain(|(known, _)| !names.iter().any(|name| known.eq_ignore_ascii_case(name)));
+        self.fields.shrink_to_fit();
     }
 
     /// Whether there are no fields.
@@ -126,11 +134,14 @@ impl<R: BufRead> Paragraphs<R> {
                 return Err(error());
             }
             seen = true;
-            keep = self.wanted.is_empty()
-                || self.wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name));
-            if keep {
-                paragraph.fields.push((name.to_owned(), value.trim().to_owned()));
-            }
+            let name = if self.wanted.is_empty() {
+                Some(Cow::Owned(name.to_owned()))
+            } else {
+                let known = self.wanted.iter().find(|wanted| wanted.eq_ignore_ascii_case(name));
+                known.map(|known| Cow::Borrowed(*known))
+            };
+            keep = name.is_some();
+            paragraph.fields.extend(name.map(|name| (name, value.trim().to_owned())));
         }
         Ok(seen.then_some(paragraph))
     }
@@ -181,7 +192,7 @@ mod tests {
         let paragraph =
             Paragraphs::of_fields(text.as_slice(), &["a", "C"]).next_paragraph().unwrap().unwrap();
         let fields: Vec<_> = paragraph.fields().collect();
-        assert_eq!(fields, [("A", "1\na"), ("C", "3")]);
+        assert_eq!(fields, [("a", "1\na"), ("C", "3")]);
     }
 
     #[test]

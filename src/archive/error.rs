@@ -176,7 +176,7 @@ impl ArchiveError {
 impl Diagnose for ArchiveError {
     fn code(&self) -> &'static str {
         match self {
-            Self::Cache { source, .. } => crate::download::io_code(source),
+            Self::Cache { source, .. } => crate::error::io_code(source),
             Self::Conflict { .. } | Self::MissingPackage { .. } | Self::Unsatisfied { .. } => {
                 "ERROR_INSTALL_PACKAGE_REJECTED"
             }

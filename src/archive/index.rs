@@ -129,7 +129,7 @@ impl Index {
             let fields = paragraphs
                 .next_paragraph()
                 .map_err(|source| ArchiveError::Index { url: url.to_owned(), source })?;
-            let Some(fields) = fields else { return Ok(()) };
+            let Some(mut fields) = fields else { return Ok(()) };
             let wrong = |field| ArchiveError::IndexField {
                 url: url.to_owned(),
                 package: fields.get("Package").unwrap_or_default().to_owned(),
@@ -155,6 +155,8 @@ impl Index {
                 self.provided.entry(relation.name).or_default().push((position, version));
             }
             self.by_name.entry(name).or_default().push(position);
+            // What has its own place, or is not asked for again.
+            fields.forget(&["Filename", "SHA256", "Size"]);
             self.packages.push(Package { fields, sha256, size, url });
         }
     }

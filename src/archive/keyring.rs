@@ -179,6 +179,37 @@ mod tests {
     }
 
     #[test]
+    fn the_compiled_in_keys_may_sign() {
+        // The keys that sign today's releases; older ones may have signatures on themselves
+        // that do not count any more.
+        for (family, name) in [
+            (Family::Debian, "(12/bookworm)"),
+            (Family::Debian, "(13/trixie)"),
+            (Family::Ubuntu, "Archive Automatic Signing Key (2018)"),
+        ] {
+            let keyring = Keyring::of(family).unwrap();
+            let keys: Vec<_> = keyring
+                .keys
+                .iter()
+                .filter(|key| {
+                    let mut users = key.details.users.iter();
+                    users.any(|user| String::from_utf8_lossy(user.id.id()).contains(name))
+                })
+                .collect();
+            assert!(!keys.is_empty(), "{name}");
+            for key in keys {
+                let primary = SigningKey::Primary(key);
+                let subkeys =
+                    key.public_subkeys.iter().map(|subkey| SigningKey::Subkey(key, subkey));
+                for key in std::iter::once(primary).chain(subkeys) {
+                    assert!(key.may_sign(), "{name}");
+                    assert!(key.expires().is_none_or(|expires| expires > 1_800_000_000), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn bytes_that_are_no_keyring_are_refused() {
         assert!(Keyring::read(b"").is_err());
         assert!(Keyring::read(b"nonsense").is_err());

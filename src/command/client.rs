@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -72,6 +73,9 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
+    /// More than a request can hold.
+    #[error("the command line and its environment are too long")]
+    TooLong,
     /// An answer that does not fit the request.
     #[error("the service gave an unexpected answer")]
     Unexpected,
@@ -84,6 +88,7 @@ impl Diagnose for ClientError {
             Self::AnotherUser { .. } => "E_ACCESSDENIED",
             Self::Lost { .. } => "E_FAIL",
             Self::Start { source, .. } => io_code(source),
+            Self::TooLong => "ERROR_BAD_LENGTH",
             Self::Unexpected => "E_UNEXPECTED",
         }
     }
@@ -302,6 +307,7 @@ fn start(paths: &Paths) -> Result<(), Failure> {
     }
     let (mut ready, pipe) = io::pipe().map_err(failed("no pipe can be made"))?;
     let mut child = Command::new("/proc/self/exe")
+        .arg0("wslr")
         .arg(crate::service::ARGUMENT)
         .stdin(Stdio::null())
         .stdout(pipe)

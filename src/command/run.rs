@@ -8,7 +8,7 @@
 
 use std::env;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -18,11 +18,11 @@ use std::thread::{self, JoinHandle};
 use uuid::Uuid;
 
 use super::client::{self, ClientError};
-use super::signals;
+use super::{output, signals};
 use crate::config::paths::Paths;
 use crate::error::{Diagnose, Failure, io_code};
 use crate::protocol::client::{Answer, Progress, Request, Run};
-use crate::protocol::frame;
+use crate::protocol::frame::{self, FrameError};
 use crate::protocol::session::{Directory, ExitStatus, Program, StreamKind, Streams, WindowSize};
 use crate::terminal::progress::{self, Bar};
 use crate::terminal::raw::{Raw, window_size};
@@ -119,8 +119,10 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
         theirs.push(OwnedFd::from(other));
     }
     let connection = client::connect(paths)?;
-    client::send(&connection, &request, &theirs)
-        .map_err(|source| Failure::from(ClientError::Lost { log: client::log(paths), source }))?;
+    client::send(&connection, &request, &theirs).map_err(|error| match error {
+        FrameError::TooLong { .. } => Failure::from(ClientError::TooLong),
+        source => ClientError::Lost { log: client::log(paths), source }.into(),
+    })?;
     drop(theirs);
 
     let terminal = plan.streams.terminal.is_some();
@@ -291,11 +293,9 @@ impl Answers {
     }
 
     fn warning(&self, text: &str) {
-        if env::var_os("WSL_DISABLE_WARNINGS").is_none_or(|value| value != "1") {
-            self.bars.suspend(|| {
-                let _ = writeln!(io::stderr(), "wslr: warning: {text}");
-            });
-        }
+        // It may come from the guest.
+        let text = text.replace(|one: char| one.is_control(), "\u{fffd}");
+        self.bars.suspend(|| output::warning(&text));
     }
 }
 

@@ -123,13 +123,6 @@ impl Ring {
         None
     }
 
-    /// Undoes the last `count` calls of [`Ring::pop`], which must have returned chains
-    /// directly after one another.
-    pub fn put_back(&mut self, count: u16) {
-        let position = self.queue.next_avail().wrapping_sub(count);
-        self.queue.set_next_avail(position);
-    }
-
     /// Gives a chain back, `length` bytes of it written.
     pub fn add_used(&mut self, head: u16, length: u32) {
         if !self.broken && self.queue.add_used(self.memory.as_ref(), head, length).is_err() {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{ChecksumError, Sha256};
-use crate::error::Diagnose;
+use crate::error::{Diagnose, io_code};
 
 /// Why a download failed.
 #[derive(Debug, thiserror::Error)]
@@ -184,16 +184,5 @@ impl Diagnose for DownloadError {
             _ => return None,
         };
         Some(hint.to_owned())
-    }
-}
-
-/// The code that WSL gives an error of a file.
-pub(crate) fn io_code(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => "ERROR_FILE_NOT_FOUND",
-        io::ErrorKind::PermissionDenied => "E_ACCESSDENIED",
-        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => "ERROR_DISK_FULL",
-        io::ErrorKind::ReadOnlyFilesystem => "ERROR_WRITE_PROTECT",
-        _ => "E_FAIL",
     }
 }

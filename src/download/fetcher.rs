@@ -20,8 +20,10 @@ use crate::terminal::progress::Bar;
 /// How long connecting may take. Fail-over to another source is promised within 10 s.
 const CONNECT: Duration = Duration::from_secs(8);
 
-/// How long a server may send nothing.
-const STALL: Duration = Duration::from_secs(30);
+/// How long connecting and the answer's head may take, and then each piece of the body: a
+/// host that takes connections and is silent must not hold up the fail-over either. What
+/// breaks off inside is continued.
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// How often a download is continued within one call.
 const ATTEMPTS: u32 = 4;
@@ -136,10 +138,10 @@ impl Fetcher {
         let mut attempt = 1;
         let resumed = partial.length() > 0;
         loop {
-            let before = partial.length();
             match self.receive_once(download, url, partial) {
+                // Who has sent something is given more time than who never answers.
                 Err(DownloadError::Interrupted { .. })
-                    if attempt < ATTEMPTS && partial.length() > before =>
+                    if attempt < ATTEMPTS && partial.length() > 0 =>
                 {
                     attempt += 1;
                 }
@@ -232,7 +234,7 @@ fn builder() -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("wslr/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
-        .timeout(STALL)
+        .timeout(ANSWER)
         .redirect(Policy::custom(|attempt| {
             let secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
             if attempt.previous().len() > REDIRECTS {
@@ -257,7 +259,7 @@ fn request_error(url: &str, error: reqwest::Error) -> DownloadError {
     // The url is in our own text.
     let error = error.without_url();
     if error.is_timeout() {
-        let seconds = if error.is_connect() { CONNECT } else { STALL }.as_secs();
+        let seconds = if error.is_connect() { CONNECT } else { ANSWER }.as_secs();
         DownloadError::Timeout { url, seconds }
     } else if error.is_connect() {
         DownloadError::Connect { url, source: Box::new(error) }

@@ -12,6 +12,5 @@ mod partial;
 
 pub use checksum::{ChecksumError, Sha256};
 pub use error::DownloadError;
-pub(crate) use error::io_code;
 pub use fetcher::{Download, Fetcher};
 pub use location::Location;

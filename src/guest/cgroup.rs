@@ -22,6 +22,9 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// The memory that distros cannot take, in bytes (behaviour reference 4.2).
 const RESERVED_MEMORY: u64 = 32 << 20;
 
+/// The processes and threads that distros cannot take.
+const RESERVED_PROCESSES: u64 = 512;
+
 /// Makes the group of all distros. What the kernel does not offer is logged.
 pub fn prepare() {
     enable_controllers(Path::new(MOUNT));
@@ -37,6 +40,9 @@ pub fn prepare() {
     set(&user.join("cpu.max"), &format!("{} 100000", processors * 100_000 - 1000));
     if let Some(total) = total_memory() {
         set(&user.join("memory.max"), &total.saturating_sub(RESERVED_MEMORY).to_string());
+    }
+    if let Some(total) = total_processes() {
+        set(&user.join("pids.max"), &total.saturating_sub(RESERVED_PROCESSES).to_string());
     }
 }
 
@@ -59,6 +65,14 @@ fn total_memory() -> Option<u64> {
     let line = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kibibytes.checked_mul(1024)
+}
+
+/// How many processes and threads the machine can have.
+fn total_processes() -> Option<u64> {
+    let read = |name| -> Option<u64> {
+        fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).ok()?.trim().parse().ok()
+    };
+    Some(read("threads-max")?.min(read("pid_max")?))
 }
 
 fn path(distro: Uuid) -> PathBuf {

@@ -20,6 +20,9 @@ use crate::protocol::guest::{Envelope, Event, GuestError, Request, VERSION};
 /// How long a request may take to leave the host. The guest's init always reads.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
+/// The longest kernel release (`utsname`, without its NUL).
+const RELEASE_LIMIT: usize = 64;
+
 /// Why a request to the guest failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -30,12 +33,12 @@ pub enum ControlError {
     #[error("the virtual machine's control channel is lost")]
     Lost(#[source] FrameError),
     /// No answer came.
-    #[error("the virtual machine did not {action} within {seconds} s")]
+    #[error("the virtual machine did not {action} within {limit:?}")]
     Timeout {
         /// What was asked.
         action: &'static str,
         /// How long it was given.
-        seconds: u64,
+        limit: Duration,
     },
     /// The guest's init is not of this build.
     #[error("the guest speaks protocol {theirs}, not {VERSION}")]
@@ -96,7 +99,9 @@ impl Control {
         let lost = |error| ControlError::Lost(FrameError::Stream(error));
         stream.set_read_timeout(Some(limit)).map_err(lost)?;
         let kernel = match frame::read::<Event>(&mut stream).map_err(ControlError::Lost)? {
-            Event::Hello { version: VERSION, kernel } => kernel,
+            Event::Hello { version: VERSION, kernel } => {
+                kernel.chars().filter(char::is_ascii_graphic).take(RELEASE_LIMIT).collect()
+            }
             Event::Hello { version, .. } => return Err(ControlError::Version { theirs: version }),
             Event::DistroExited { .. } | Event::Reply { .. } => {
                 return Err(ControlError::Version { theirs: 0 });
@@ -133,7 +138,7 @@ impl Control {
                 if let Some(answers) = &mut *lock(&self.answers) {
                     answers.remove(&id);
                 }
-                Err(ControlError::Timeout { action, seconds: limit.as_secs() })
+                Err(ControlError::Timeout { action, limit })
             }
         }
     }

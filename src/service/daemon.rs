@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -39,6 +40,9 @@ const PREDECESSOR_PERIOD: Duration = Duration::from_millis(20);
 /// Runs the service to its end; gives its exit status.
 #[must_use]
 pub fn run(boot: impl FnOnce(&Paths) -> Box<dyn Boot>) -> u8 {
+    // Started as `/proc/self/exe`, it would be listed as `exe`.
+    let _ = nix::sys::prctl::set_name(c"wslr");
+    raise_file_limit();
     let paths = Paths::from_environment();
     let mut ready = match detach() {
         Ok(ready) => ready,
@@ -77,6 +81,17 @@ pub fn run(boot: impl FnOnce(&Paths) -> Box<dyn Boot>) -> u8 {
     log(format_args!("service {} leaves", std::process::id()));
     drop(lock);
     status
+}
+
+/// Lets the service open as many files as the system allows: every stream of every session
+/// is one, and the usual soft limit of 1024 would refuse the guest's and users' connections.
+fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Without it the service works, only for fewer sessions.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// Makes the process independent of the command that started it. Gives the pipe to it.

@@ -42,6 +42,7 @@ fn bring_up(
     attempt: &Arc<Attempt>,
 ) -> Result<Vec<String>, Failure> {
     let record = find(&supervisor.paths, id)?;
+    log(format_args!("distro {id} starts: '{}'", record.name));
     let disk = open(&record.disk_path()).map_err(|error| Failure::new("Wsl/Service", &error))?;
     let (vm, mut warnings) = supervisor.machine()?;
     let stopped = || {
@@ -65,6 +66,7 @@ fn bring_up(
     let result = mounted.and_then(|more| {
         warnings.extend(more);
         supervisor.placed(id, attempt, &vm, lun);
+        log(format_args!("distro {id} is up"));
         if !record.configured {
             configure::run(supervisor, &vm, id, &record.name, attempt)?;
             set_configured(&supervisor.paths, id)?;
@@ -114,6 +116,7 @@ pub fn release(
 /// longer answers, or nothing else runs in it, the machine is killed: its journal makes the
 /// disk whole at the next start, which a disk torn from a living mount does no better.
 fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, lun: u16) {
+    log(format_args!("distro {id} stops"));
     let request = Request::StopDistro { distro: id };
     match vm.control.request(request, vm.settings.stop_limit()) {
         Ok(_) | Err(ControlError::Guest(GuestError::NotRunning) | ControlError::Lost(_)) => {}

@@ -167,11 +167,15 @@ impl Machine for KvmMachine {
 
     fn control(&self, limit: Duration) -> Result<UnixStream, MachineError> {
         match lock(&self.calls).recv_timeout(limit) {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => {
+                // Init calls before any other program runs; nobody else shall be heard.
+                self.vsock.stop_listening(CONTROL_PORT);
+                Ok(stream)
+            }
             Ok(Err(exit)) => Err(MachineError::Ended { exit }),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(MachineError::BootTimeout {
-                    seconds: limit.as_secs(),
+                    limit,
                     log: self.machine.console_log().path().to_owned(),
                 })
             }

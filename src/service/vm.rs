@@ -41,7 +41,9 @@ impl Vm {
     pub fn start(supervisor: &Arc<Supervisor>) -> Result<(Arc<Self>, Vec<String>), Failure> {
         let settings = WslConfig::load(&supervisor.paths);
         let mut warnings = settings.warnings.clone();
+        log(format_args!("building the virtual machine"));
         let machine = supervisor.boot.boot(&settings)?;
+        log(format_args!("the virtual machine runs"));
         let logs = supervisor.paths.logs();
         let fail = |machine: &Arc<dyn Machine>| {
             machine.kill();
@@ -70,6 +72,7 @@ impl Vm {
             settings,
             end: OnceLock::new(),
         });
+        log(format_args!("kernel {} and its init are up", vm.kernel));
         let spawned = {
             let (vm, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
             super::spawn("control", move || {
@@ -82,7 +85,10 @@ impl Vm {
         };
         let configured = spawned.and_then(|()| vm.configure());
         match configured {
-            Ok(more) => warnings.extend(more),
+            Ok(more) => {
+                log(format_args!("the guest is configured"));
+                warnings.extend(more);
+            }
             Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
         }
         let (watched, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));

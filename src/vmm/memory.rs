@@ -29,7 +29,7 @@ pub fn map(ranges: &[(GuestAddress, u64)]) -> Result<GuestMemoryMmap, VmmError> 
     for (start, length) in ranges {
         let length = usize::try_from(*length).map_err(|error| fail(error.to_string()))?;
         let mapping = map_aligned(length).map_err(|error| fail(error.to_string()))?;
-        advise_huge_pages(&mapping);
+        advise(&mapping);
         let region = GuestRegionMmap::new(mapping, *start)
             .ok_or_else(|| fail("the address space wraps".to_owned()))?;
         regions.push(region);
@@ -57,11 +57,15 @@ fn map_aligned(length: usize) -> Result<MmapRegion, vm_memory::mmap::MmapRegionE
     Ok(mapping)
 }
 
-/// Asks for huge pages. A host without them refuses, which costs only speed.
-fn advise_huge_pages(mapping: &MmapRegion) {
-    // SAFETY: the range is exactly one mapping of our own, alive during the call;
-    // MADV_HUGEPAGE changes no contents.
-    let _ = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
+/// Asks for huge pages, and keeps the guest's memory out of core dumps and of children:
+/// a fork would make every page copy-on-write. A host that refuses one of them runs the
+/// guest all the same.
+fn advise(mapping: &MmapRegion) {
+    for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
+        // SAFETY: the range is exactly one mapping of our own, alive during the call, and
+        // none of these changes its contents.
+        let _ = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) };
+    }
 }
 
 /// Gives the memory to the virtual machine.

@@ -239,6 +239,19 @@ fn a_dead_host_is_told_within_ten_seconds() {
 }
 
 #[test]
+fn a_silent_host_is_told_within_ten_seconds() {
+    let case = Case::new();
+    // Connections are made by the kernel and nobody ever takes them.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let start = Instant::now();
+    let url = format!("http://{}/file", listener.local_addr().unwrap());
+    let error = case.fetch_from(&url, None).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(error.code(), "WININET_E_TIMEOUT");
+    assert!(error.is_unavailable());
+}
+
+#[test]
 fn b074_a_file_url_is_copied_and_verified() {
     let case = Case::new();
     let source = tempfile::tempdir().unwrap();
@@ -249,7 +262,7 @@ fn b074_a_file_url_is_copied_and_verified() {
     let error = case.fetch_from("file:///nonexistent/x", None).unwrap_err();
     assert_eq!(error.code(), "ERROR_FILE_NOT_FOUND");
     let error = case.fetch_from(&format!("file://{}", source.path().display()), None).unwrap_err();
-    assert_eq!(error.code(), "E_FAIL");
+    assert_eq!(error.code(), "ERROR_DIRECTORY");
     case.check_whole();
 }
 

@@ -10,3 +10,4 @@ mod fixture;
 mod keys;
 mod repository;
 mod server;
+mod surroundings;

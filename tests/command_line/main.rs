@@ -11,4 +11,5 @@ mod generated;
 mod grammar;
 mod install;
 mod listing;
+mod manifest;
 mod registry;

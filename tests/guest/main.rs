@@ -358,6 +358,15 @@ fn b158_a_distro_stops_in_order_even_with_hostile_processes() {
 }
 
 #[test]
+fn a_distro_without_processes_stops_at_once() {
+    let distro = Distro::start();
+    assert_eq!(distro.run("true").code(), 0);
+    thread::sleep(Duration::from_millis(200));
+    let took = distro.stop();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
 fn an_empty_root_is_no_distro() {
     let empty = tempfile::tempdir().unwrap();
     let result = Distro::try_start(empty.path());
@@ -453,4 +462,26 @@ fn no_stream_at_all_is_the_null_device() {
     let mut request = Request::words(&["sh", "-c", "readlink /proc/self/fd/0; cat; exit 4"]);
     request.streams = Streams { terminal: None, stdin: false, stdout: false, stderr: false };
     assert_eq!(distro.session(request).exited(), ExitStatus::Code(4));
+}
+
+#[test]
+fn what_a_distro_puts_at_the_place_of_its_files_holds_nobody_up() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = |path: &str| tree.path().join(path.trim_start_matches('/'));
+    fs::create_dir_all(at("/etc")).unwrap();
+    for name in ["/bin", "/usr", "/lib", "/lib64"] {
+        std::os::unix::fs::symlink(format!("/proc/1/root{name}"), at(name)).unwrap();
+    }
+    for name in ["/etc/passwd", "/etc/hosts", "/etc/wsl.conf", "/etc/environment"] {
+        nix::unistd::mkfifo(&at(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    // Links out of the tree lead nowhere but into it.
+    std::os::unix::fs::symlink("../../../../../../run", at("/mnt")).unwrap();
+    std::os::unix::fs::symlink("/etc/hosts", at("/etc/resolv.conf")).unwrap();
+    let distro = Distro::try_start(tree.path()).unwrap();
+    let mut running = distro.session(Request::words(&["/init"]));
+    let failed = running.next().unwrap();
+    assert!(matches!(failed, Output::Failed(SessionError::System { .. })), "{failed:?}");
+    assert!(fs::read_to_string(distro.root.join("etc/hosts")).unwrap().contains("testhost"));
+    assert!(distro.stop() < Duration::from_secs(1));
 }

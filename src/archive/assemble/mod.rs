@@ -98,7 +98,7 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
             | Self::FileConflict { .. }
             | Self::LinkLoop { .. }
             | Self::Path { .. } => "ERROR_INSTALL_PACKAGE_INVALID",
-            Self::Read { source, .. } => crate::download::io_code(source),
+            Self::Read { source, .. } => crate::error::io_code(source),
             Self::Sink(error) => error.code(),
         }
     }
@@ -119,13 +119,14 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
 pub fn packages<'r>(repository: &'r Repository<'_>) -> Result<Vec<&'r Package>, ArchiveError> {
     let index = repository.index();
     // Releases between the two layouts let one choose the package that converts a system or
-    // the one that says it is converted: what is made here has no other layout. Later an
-    // essential package says so.
+    // the one that says it is converted: what is made here has no other layout. Elsewhere a
+    // package of the base does either.
     let says_so = |(package, _): (&Package, _)| package.is_essential();
     let layout = index
         .newest("usr-is-merged")
         .map(Package::name)
-        .filter(|name| !index.providers(name).any(says_so));
+        .filter(|name| !index.providers(name).any(says_so))
+        .filter(|_| !closure::base(index).any(|name| name == "usrmerge"));
     let wanted = closure::base(index).chain(minimal::PACKAGES.iter().copied()).chain(layout);
     repository.resolve(wanted)
 }

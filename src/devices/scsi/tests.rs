@@ -5,12 +5,16 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
+use super::command::{Blocks, Command};
+use super::unit::Unit;
 use super::wire::{Address, Event, RequestHead, ResponseHead};
 use super::*;
 use crate::devices::VirtioDevice as _;
-use crate::devices::buffers::Buffers;
+use crate::devices::buffers::{Buffers, Segment};
 use crate::devices::testing::{Buffer, Driver};
 
 const REQUESTS: usize = 2;
@@ -557,4 +561,70 @@ fn malformed_requests_cost_nobody_else_anything() {
     let (head, written) = guest.driver.queues[REQUESTS + 1].wait_used();
     assert_eq!(head, pending.head);
     assert_eq!(guest.reply(&pending, written).status, 0);
+}
+
+/// One step on a small disk: what, the first block, how many, with what.
+fn any_step() -> impl Strategy<Value = (u8, u64, u32, u8)> {
+    (0..5_u8, 0..70_u64, 0..12_u32, 0..4_u8)
+}
+
+proptest! {
+    /// Whatever is written and discarded, reading gives what a plain array would.
+    #[test]
+    fn a_disk_is_an_array_of_blocks(steps in prop::collection::vec(any_step(), 1..60)) {
+        const BLOCKS: u64 = 64;
+        let (mine, theirs) = disk(BLOCKS * BLOCK);
+        let unit = Unit::new(Box::new(RawFile::new(theirs)), false, String::new()).unwrap();
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        unit.execute(&Command::TestUnitReady, &mut Buffers::default(), &mut Buffers::default(), true)
+            .unwrap_err();
+        let mut model = vec![0_u8; (BLOCKS * BLOCK) as usize];
+        for (what, start, count, value) in steps {
+            let blocks = Blocks { start, count };
+            let from = (start * BLOCK) as usize;
+            let range = from..from + (u64::from(count) * BLOCK) as usize;
+            let inside = start + u64::from(count) <= BLOCKS;
+            let no_data = what == 4;
+            let (command, data, filled) = match what {
+                0 => (Command::Read(blocks), Vec::new(), None),
+                1 => {
+                    let write = Command::Write { blocks, force_unit_access: value == 0 };
+                    (write, vec![value; range.len()], Some(value))
+                }
+                2 => {
+                    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+                    list.extend(start.to_be_bytes());
+                    list.extend(count.to_be_bytes());
+                    list.extend([0; 4]);
+                    (Command::Unmap { length: 24 }, list, Some(0))
+                }
+                _ => {
+                    let same = Command::WriteSame { blocks, unmap: value > 1, no_data };
+                    (same, vec![value; 512], Some(if no_data { 0 } else { value }))
+                }
+            };
+            memory.write_slice(&data, GuestAddress(0)).unwrap();
+            let segment = |address, length: usize| {
+                let length = length as u32;
+                [Segment { address: GuestAddress(address), length }]
+            };
+            let mut output = Buffers::new(&memory, &segment(0, data.len())).unwrap();
+            let mut input = Buffers::new(&memory, &segment(0x2000, range.len())).unwrap();
+            let result = unit.execute(&command, &mut output, &mut input, true);
+            let fits = inside && (count > 0 || what < 3);
+            prop_assert_eq!(result.is_ok(), fits, "{:?} {:?}", command, result);
+            if let (true, Some(value)) = (fits, filled) {
+                model[range.clone()].fill(value);
+            }
+            if let (true, None) = (fits, filled) {
+                let mut found = vec![1; range.len()];
+                memory.read_slice(&mut found, GuestAddress(0x2000)).unwrap();
+                prop_assert!(found == model[range]);
+            }
+        }
+        let mut found = vec![0; model.len()];
+        mine.read_exact_at(&mut found, 0).unwrap();
+        prop_assert!(found == model);
+        prop_assert_eq!(mine.metadata().unwrap().len(), BLOCKS * BLOCK);
+    }
 }

@@ -294,6 +294,7 @@ impl Connection {
             return Fetched::Bytes(count);
         }
         match room.receive(self.socket.as_fd()) {
+            Ok(0) if wanted == 0 => Fetched::Nothing,
             Ok(0) => {
                 self.end_reading();
                 Fetched::Nothing

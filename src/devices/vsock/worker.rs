@@ -202,11 +202,11 @@ impl Serving {
             };
             let event = EVENT_TRANSPORT_RESET.to_le_bytes();
             let written = chain.writer(&memory).map_or(0, |mut buffer| buffer.copy_from(&event));
+            self.reset_pending = written < event.len();
+            self.handle.set_reset_pending(self.reset_pending);
             self.event.add_used(chain.head, written as u32);
             self.event.signal();
-            self.reset_pending = written < event.len();
         }
-        self.handle.set_reset_pending(self.reset_pending);
     }
 
     /// Takes the guest's packets; true where there are more.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 
 use super::link::{self, Order, Report};
@@ -29,6 +30,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub fn run(options: &Options, socket: OwnedFd) -> ! {
     sys::reset_signals();
     let _ = nix::sys::prctl::set_name(c"init");
+    umask(Mode::from_bits_truncate(0o022));
     let warnings = match root::enter(options) {
         Ok(warnings) => warnings,
         Err(error) => {
@@ -89,6 +91,9 @@ fn serve(options: &Options, socket: &OwnedFd, mut ended: UnixStream) {
             Ok(Some((Order::Stop, _)) | None) => {
                 for signal in [Signal::SIGTERM, Signal::SIGCONT] {
                     let _ = nix::sys::signal::kill(Pid::from_raw(-1), signal);
+                }
+                if reap_all() == Reaped::NoChildren {
+                    return;
                 }
                 deadline = Some(Instant::now() + GRACE);
             }
