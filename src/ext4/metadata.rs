@@ -152,6 +152,7 @@ impl Metadata<'_> {
         let used = self.inodes.last.saturating_sub(before).min(per_group);
         let in_group = |number: &&u32| (before + 1..=before + per_group).contains(number);
         let mut free = per_group;
+        let mut directories = 0;
         if used == 0 {
             descriptor.flags = U16::new(descriptor.flags.get() | GROUP_INODE_UNINIT);
         } else {
@@ -160,6 +161,7 @@ impl Metadata<'_> {
             for number in self.inodes.free.iter().filter(in_group) {
                 clear(&mut bitmap, number - before - 1);
             }
+            directories = self.inodes.directories.iter().filter(in_group).count() as u32;
             free -= bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>();
             // Bits beyond the group's inodes are set; the checksum does not cover them.
             fill(&mut bitmap, u64::from(per_group)..u64::from(BLOCKS_PER_GROUP));
@@ -169,7 +171,6 @@ impl Metadata<'_> {
             descriptor.inode_bitmap_csum_hi = U16::new((sum >> 16) as u16);
             self.put(place, &bitmap)?;
         }
-        let directories = self.inodes.directories.iter().filter(in_group).count() as u32;
         let set = |number: u32| (U16::new(number as u16), U16::new((number >> 16) as u16));
         (descriptor.free_inodes_count_lo, descriptor.free_inodes_count_hi) = set(free);
         (descriptor.itable_unused_lo, descriptor.itable_unused_hi) = set(per_group - used);

@@ -25,7 +25,7 @@ use self::source::{Content, Source};
 /// The longest name or link target of a GNU long-name member, in bytes.
 const MAXIMUM_LONG_NAME: u64 = 64 << 10;
 
-/// The longest PAX extended header, in bytes.
+/// The longest PAX extended header, in bytes; several before one member count as one.
 const MAXIMUM_EXTENDED_HEADER: u64 = 4 << 20;
 
 /// The size of a header and the unit of padding, in bytes.
@@ -196,6 +196,7 @@ impl<R: Read> Archive<R> {
         let mut long_name = None;
         let mut long_link = None;
         let mut described = false;
+        let mut announced = 0_u64;
         loop {
             let Some(header) = header::read(&mut self.source)? else {
                 if described {
@@ -213,12 +214,13 @@ impl<R: Read> Archive<R> {
                     long_link = Some(self.long_name(&header, size)?);
                 }
                 Type::Extended => {
-                    let records = self.extended(&header, size)?;
+                    announced = announced.saturating_add(size);
+                    let records = self.extended(&header, size, announced)?;
                     extensions.apply(&records, header.offset)?;
                 }
                 Type::Global => {
                     described = false;
-                    let records = self.extended(&header, size)?;
+                    let records = self.extended(&header, size, size)?;
                     self.global.apply_global(&records, header.offset)?;
                     extensions = self.global.clone();
                 }
@@ -333,8 +335,15 @@ impl<R: Read> Archive<R> {
         Ok(name)
     }
 
-    fn extended(&mut self, header: &header::Header, size: u64) -> Result<Vec<u8>, TarError> {
-        self.bounded(header, size, MAXIMUM_EXTENDED_HEADER, "extended header")
+    /// An extended header of `size` bytes; `total` counts those before it, too.
+    fn extended(
+        &mut self,
+        header: &header::Header,
+        size: u64,
+        total: u64,
+    ) -> Result<Vec<u8>, TarError> {
+        let maximum = MAXIMUM_EXTENDED_HEADER.saturating_sub(total - size.min(total));
+        self.bounded(header, size, maximum, "extended header")
     }
 
     fn bounded(

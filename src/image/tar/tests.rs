@@ -269,6 +269,11 @@ fn hostile_headers_are_errors() {
     ));
     let name = archive(&[(member("a", b'L', 1 << 40, ""), b"")]);
     assert!(matches!(tar_error(&name), TarError::TooLarge { .. }));
+    let records = record("SCHILY.xattr.user.x", &[b'x'; 3 << 20]);
+    let extended = || (member("x", b'x', records.len() as u64, ""), records.as_slice());
+    let many = archive(&[extended(), extended(), (member("a", b'0', 0, ""), b"")]);
+    assert!(matches!(tar_error(&many), TarError::TooLarge { .. }));
+    assert_eq!(read(&archive(&[extended(), (member("a", b'0', 0, ""), b"")])).unwrap().len(), 1);
     let mut bad = archive(&[(member("a", b'0', 0, ""), b""), (member("b", b'0', 0, ""), b"")]);
     bad[512] ^= 1;
     assert!(matches!(tar_error(&bad), TarError::Checksum { offset: 512 }));
