@@ -12,6 +12,7 @@ mod support;
 
 mod fixture;
 mod terminal;
+mod words;
 
 use std::io::{Read, Write};
 use std::process::Stdio;
