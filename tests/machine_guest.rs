@@ -330,7 +330,7 @@ fn b146_b229_two_distros_share_the_machine_and_nothing_else() {
 #[ignore = "needs a KVM that boots stock kernels"]
 fn b020_b228_bytes_and_statuses_come_back_right() {
     let mut machine = machine();
-    let megabytes = env::var("WSLR_TEST_MEGABYTES").map_or(64, |count| count.parse().unwrap());
+    let megabytes = env::var("WSLR_TEST_MEGABYTES").map_or(16, |count| count.parse().unwrap());
     let disk = machine.disk();
     let distro = machine.start(&disk);
     let bytes = random(megabytes << 20);

@@ -89,8 +89,9 @@ fn online(list: &List) -> Result<(), Failure> {
 fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a>> {
     let default = registry.default_distro().ok().map(|distro| distro.id);
     let shown = |distro: &&Distro| {
-        let state = distro.state == State::Installed || list.all || list.verbose;
-        state && (!list.running || list.verbose || running.contains(&distro.id))
+        let wanted = distro.state == State::Installed || list.all || list.verbose;
+        let abandoned = distro.state == State::Installing && distro.is_abandoned();
+        wanted && !abandoned && (!list.running || list.verbose || running.contains(&distro.id))
     };
     let mut rows: Vec<Row<'_>> = registry
         .distros

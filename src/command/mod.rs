@@ -16,6 +16,7 @@ mod status;
 mod table;
 mod usage;
 
+use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -43,7 +44,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
-    let invocation = grammar::parse(arguments).map_err(|error| error.failure())?;
+    let invocation = grammar::parse(arguments, env::var_os("HOME").as_deref())
+        .map_err(|error| error.failure())?;
     let paths = || Paths::from_environment().map_err(|error| Failure::new("Wsl", &error));
     match invocation {
         Invocation::Help => output::print(&usage::usage())?,

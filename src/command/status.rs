@@ -30,6 +30,7 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
             "defaultDistribution": default,
             "defaultVersion": DEFAULT_VERSION,
             "running": running,
+            "service": status.as_ref().map(|status| json!({ "process": status.process })),
             "machine": machine.map(|machine| json!({
                 "kernel": machine.kernel,
                 "memory": machine.memory,

@@ -116,10 +116,10 @@ impl Init {
         let listener = new()?;
         bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, STREAM_PORT))?;
         listen(&listener, Backlog::MAXCONN)?;
-        set_nonblocking(&listener)?;
+        sys::set_nonblocking(&listener)?;
         let control = new()?;
         connect(control.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, CONTROL_PORT))?;
-        set_nonblocking(&control)?;
+        sys::set_nonblocking(&control)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&SigSet::all(), flags)?;
         let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
@@ -453,11 +453,4 @@ fn modules_directory(release: &str) -> PathBuf {
         .into_iter()
         .find(|path| path.is_dir())
         .unwrap_or_else(|| top.to_owned())
-}
-
-fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }

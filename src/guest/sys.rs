@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
 
@@ -325,4 +326,14 @@ pub fn readable_bytes(fd: &impl AsFd) -> io::Result<usize> {
 #[must_use]
 pub fn is_terminal(fd: &impl AsFd) -> bool {
     nix::unistd::isatty(fd).unwrap_or(false)
+}
+
+/// Makes reads and writes return instead of waiting.
+///
+/// # Errors
+/// The system's.
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::KernelError;
+use super::{KernelError, lz4};
 
 /// What bytes are compressed with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -11,6 +11,8 @@ pub enum Compression {
     Bzip2,
     /// gzip.
     Gzip,
+    /// LZ4, in its legacy frame; `CONFIG_KERNEL_LZ4`.
+    Lz4,
     /// The format before xz; `CONFIG_KERNEL_LZMA`.
     Lzma,
     /// xz.
@@ -23,9 +25,10 @@ impl Compression {
     /// Recognises compressed data; `None` where it is not, or not known.
     #[must_use]
     pub fn of(data: &[u8]) -> Option<Self> {
-        const KNOWN: [(&[u8], Compression); 5] = [
+        const KNOWN: [(&[u8], Compression); 6] = [
             (b"BZh", Compression::Bzip2),
             (&[0x1f, 0x8b], Compression::Gzip),
+            (lz4::MAGIC, Compression::Lz4),
             (&[0x5d, 0, 0], Compression::Lzma),
             (b"\xfd7zXZ\0", Compression::Xz),
             (&[0x28, 0xb5, 0x2f, 0xfd], Compression::Zstd),
@@ -48,6 +51,9 @@ pub fn decompress(
     let reader: Box<dyn Read + '_> = match compression {
         Compression::Bzip2 => Box::new(bzip2::read::BzDecoder::new(data)),
         Compression::Gzip => Box::new(flate2::read::GzDecoder::new(data)),
+        Compression::Lz4 => {
+            Box::new(io::Cursor::new(lz4::decompress(data, limit).map_err(corrupt)?))
+        }
         Compression::Lzma => {
             let stream = liblzma::stream::Stream::new_lzma_decoder(u64::MAX)
                 .map_err(|error| corrupt(error.into()))?;

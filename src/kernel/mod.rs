@@ -13,6 +13,7 @@ pub mod error;
 pub mod image;
 pub mod index;
 pub mod initramfs;
+pub mod lz4;
 pub mod modules;
 pub mod package;
 pub mod store;

@@ -18,6 +18,9 @@ use crate::config::paths::Paths;
 /// How many releases are kept: the one that boots and the one before.
 const KEPT: usize = 2;
 
+/// The files without which a release is not there.
+const FILES: [&str; 2] = ["vmlinux", "modules.img"];
+
 /// A kernel that can be booted. It stays on disk as long as this value lives.
 #[derive(Debug)]
 pub struct Prepared {
@@ -51,12 +54,15 @@ pub fn current(paths: &Paths) -> Result<Prepared, KernelError> {
         };
         let directory = kernels.join(&target);
         let Some(lock) = lock(&directory, FlockArg::LockSharedNonblock)? else { continue };
+        if !FILES.iter().all(|name| directory.join(name).is_file()) {
+            return Err(KernelError::NotInstalled);
+        }
         let release = target.to_string_lossy().into_owned();
         return Ok(Prepared {
             release,
             vmlinux: directory.join("vmlinux"),
             modules: list(&directory.join("modules"))?,
-            modules_disk: Some(directory.join("modules.img")).filter(|disk| disk.exists()),
+            modules_disk: Some(directory.join("modules.img")),
             _lock: Some(lock),
         });
     }
@@ -133,8 +139,10 @@ impl Store {
 
     /// Whether `release` is stored, made from that version of its package.
     pub(super) fn has(&self, release: &str, version: &str) -> bool {
-        let package = self.directory.join(release).join("package");
-        fs::read_to_string(package).is_ok_and(|text| text.trim_end() == version)
+        let directory = self.directory.join(release);
+        let is_whole = FILES.iter().all(|name| directory.join(name).is_file());
+        let package = fs::read_to_string(directory.join("package"));
+        is_whole && package.is_ok_and(|text| text.trim_end() == version)
     }
 
     /// An empty directory to prepare a release in.
@@ -144,6 +152,11 @@ impl Store {
         let modules = partial.join("modules");
         fs::create_dir_all(&modules).map_err(KernelError::file("create", &modules))?;
         Ok(partial)
+    }
+
+    /// Removes what could not be prepared; what cannot be removed the next update tries.
+    pub(super) fn give_up(&self, partial: &Path) {
+        let _ = remove(partial);
     }
 
     /// Makes what was prepared in `partial` a release.
@@ -232,6 +245,7 @@ mod tests {
     fn add(store: &Store, release: &str, version: &str) {
         let partial = store.begin(release).unwrap();
         fs::write(partial.join("vmlinux"), version).unwrap();
+        fs::write(partial.join("modules.img"), b"disk").unwrap();
         fs::write(partial.join("modules/00-a.ko"), b"a").unwrap();
         store.finish(&partial, release, version).unwrap();
         store.select(release).unwrap();
@@ -275,6 +289,21 @@ mod tests {
         let store = Store::open(&paths).unwrap();
         assert!(!partial.exists());
         assert!(store.has("6.1", "1") && !store.has("6.1", "2") && !store.has("6.2", "1"));
+    }
+
+    #[test]
+    fn a_damaged_release_is_prepared_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::below(directory.path());
+        let store = Store::open(&paths).unwrap();
+        add(&store, "6.1", "1");
+        fs::remove_file(paths.kernels().join("6.1/modules.img")).unwrap();
+        assert!(matches!(current(&paths), Err(KernelError::NotInstalled)));
+        assert!(!store.has("6.1", "1"));
+        add(&store, "6.1", "1");
+        assert!(store.has("6.1", "1") && current(&paths).is_ok());
+        store.give_up(&store.begin("6.2").unwrap());
+        assert!(!paths.kernels().join(".6.2.partial").exists());
     }
 
     #[test]

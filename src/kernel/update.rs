@@ -73,8 +73,12 @@ pub fn update(
             return Err(KernelError::InvalidPackage { reason });
         }
         let partial = store.begin(&release)?;
-        prepare(&package, &partial, progress)?;
-        store.finish(&partial, &release, &version)?;
+        let prepared = prepare(&package, &partial, progress)
+            .and_then(|()| store.finish(&partial, &release, &version));
+        if prepared.is_err() {
+            store.give_up(&partial);
+        }
+        prepared?;
     }
     store.select(&release)?;
     store.prune()?;

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Map;
@@ -60,7 +61,7 @@ impl Installation {
     /// Where the name or the place is taken or cannot be had.
     pub fn begin(paths: &Paths, plan: &Plan) -> Result<Self, RegistryError> {
         update(paths, |registry| {
-            clear_dead(registry, paths)?;
+            clear_abandoned(registry, paths);
             if let Some(name) = &plan.name {
                 check_free(registry, name, None)?;
             }
@@ -199,6 +200,8 @@ fn reserve(
         .write(true)
         .create(true)
         .truncate(false)
+        // A distro's secrets are in it.
+        .mode(0o600)
         .open(&path)
         .map_err(|source| failed("create", &path, source))?;
     match file.try_lock() {
@@ -210,25 +213,12 @@ fn reserve(
     Ok((record, file))
 }
 
-/// Clears away what installers and removers left that do not live any more. The
-/// registry's lock is held, so none is between two of its steps.
-fn clear_dead(registry: &mut Registry, paths: &Paths) -> Result<(), RegistryError> {
-    let mut kept = Vec::new();
-    for distro in std::mem::take(&mut registry.distros) {
-        let dead = match distro.state {
-            State::Installed => false,
-            State::Installing => !is_locked(&distro),
-            State::Uninstalling => true,
-        };
-        if dead {
-            delete_disk(&distro)?;
-        } else {
-            kept.push(distro);
-        }
-    }
-    registry.distros = kept;
+/// Clears away what installers and removers left that do not live any more, as far as it
+/// can be deleted. The registry's lock is held, so none is between two of its steps.
+fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
+    registry.distros.retain(|distro| !distro.is_abandoned() || delete_disk(distro).is_err());
     // A directory that never came to a record.
-    let Ok(directories) = fs::read_dir(paths.distros()) else { return Ok(()) };
+    let Ok(directories) = fs::read_dir(paths.distros()) else { return };
     for directory in directories.flatten() {
         let id = directory.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok());
         let unknown = |id: &Uuid| registry.distros.iter().all(|distro| distro.id != *id);
@@ -239,15 +229,28 @@ fn clear_dead(registry: &mut Registry, paths: &Paths) -> Result<(), RegistryErro
             }
         }
     }
-    Ok(())
 }
 
-/// Whether a living installer holds the disk, under either of its names.
-fn is_locked(distro: &Distro) -> bool {
-    [distro.partial_disk_path(), distro.disk_path()].iter().any(|path| {
-        let Ok(file) = File::open(path) else { return false };
-        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
-    })
+impl Distro {
+    /// Whether whoever installed or removed it has died. The next installation clears it
+    /// away.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        match self.state {
+            State::Installed => false,
+            State::Installing => !self.is_locked(),
+            // A removal holds the registry's lock while it deletes.
+            State::Uninstalling => true,
+        }
+    }
+
+    /// Whether a living installer holds the disk, under either of its names.
+    fn is_locked(&self) -> bool {
+        [self.partial_disk_path(), self.disk_path()].iter().any(|path| {
+            let Ok(file) = File::open(path) else { return false };
+            matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+        })
+    }
 }
 
 /// Checks that a name is valid and nobody else's.

@@ -33,12 +33,12 @@ pub enum ControlError {
     #[error("the virtual machine's control channel is lost")]
     Lost(#[source] FrameError),
     /// No answer came.
-    #[error("the virtual machine did not {action} within {seconds} s")]
+    #[error("the virtual machine did not {action} within {limit:?}")]
     Timeout {
         /// What was asked.
         action: &'static str,
         /// How long it was given.
-        seconds: u64,
+        limit: Duration,
     },
     /// The guest's init is not of this build.
     #[error("the guest speaks protocol {theirs}, not {VERSION}")]
@@ -138,7 +138,7 @@ impl Control {
                 if let Some(answers) = &mut *lock(&self.answers) {
                     answers.remove(&id);
                 }
-                Err(ControlError::Timeout { action, seconds: limit.as_secs() })
+                Err(ControlError::Timeout { action, limit })
             }
         }
     }

@@ -85,10 +85,10 @@ pub enum MachineError {
         reason: String,
     },
     /// The guest did not call within the time.
-    #[error("the virtual machine did not start within {seconds} s")]
+    #[error("the virtual machine did not start within {limit:?}")]
     BootTimeout {
         /// How long it was given.
-        seconds: u64,
+        limit: Duration,
         /// What its kernel said.
         log: PathBuf,
     },

@@ -175,7 +175,7 @@ impl Machine for KvmMachine {
             Ok(Err(exit)) => Err(MachineError::Ended { exit }),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(MachineError::BootTimeout {
-                    seconds: limit.as_secs(),
+                    limit,
                     log: self.machine.console_log().path().to_owned(),
                 })
             }

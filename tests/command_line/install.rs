@@ -232,7 +232,8 @@ fn an_installation_that_is_interrupted_clears_up_at_once() {
     let home = home();
     let mut test = home.wslr(["--install", "-n", "-f", "-", "--name", "D"]);
     let mut child = test.command().stdin(std::process::Stdio::piped()).spawn().unwrap();
-    while home.tree(".local/share/wslr/distros").len() < 2 {
+    let recorded = || fs::read_to_string(home.data("registry.json")).unwrap_or_default();
+    while !recorded().contains("Installing") {
         std::thread::sleep(Duration::from_millis(1));
     }
     home.wslr(["-l", "--all", "-v"])

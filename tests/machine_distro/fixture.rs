@@ -19,6 +19,8 @@ pub const BETA: &str = "Beta";
 
 /// Limits that a software processor can meet, and little memory.
 const CONFIGURATION: &str = "\
+[general]
+instanceIdleTimeout=600000
 [wsl2]
 processors=1
 memory=768MB
@@ -39,14 +41,14 @@ pub fn home() -> &'static Home {
         let archive = given("WSLR_TEST_DISTRO");
         for name in [ALPHA, BETA] {
             let started = Instant::now();
-            let words = ["--install", "--no-launch", "--name", name, "--from-file"];
-            let mut install = home.wslr(words);
+            // The usual 1 TB would take e2fsck minutes here.
+            let mut install = home.wslr(["--install", "--no-launch", "--vhd-size", "16GB"]);
+            install.command().args(["--name", name, "--from-file"]);
             let output = install.command().arg(&archive).output().unwrap();
             assert!(output.status.success(), "{output:?}");
             println!("{name} installed in {:?}", started.elapsed());
-            let disk = find_disk(&home, name);
-            run_tool("e2fsck", &["-fn", disk.to_str().unwrap()], &[0]);
         }
+        run_tool("e2fsck", &["-fn", find_disk(&home, ALPHA).to_str().unwrap()], &[0]);
         home
     })
 }
@@ -122,7 +124,9 @@ pub fn kill_service() {
 /// Runs a program of the machine that must end with one of the statuses.
 pub fn run_tool(program: &str, arguments: &[&str], statuses: &[i32]) -> Output {
     let path = "/usr/sbin:/usr/bin:/sbin:/bin";
+    let started = Instant::now();
     let output = Command::new(program).args(arguments).env("PATH", path).output().unwrap();
+    println!("{program}: {:?}", started.elapsed());
     let status = output.status.code().unwrap_or(-1);
     assert!(statuses.contains(&status), "{program} {arguments:?}: {output:?}");
     output

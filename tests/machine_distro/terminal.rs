@@ -89,9 +89,11 @@ pub fn session() {
 
     // SAFETY: the size is a live value of the type that the request takes.
     unsafe { set_size(std::os::fd::AsRawFd::as_raw_fd(&terminal.master), &size(50, 132)) }.unwrap();
-    // The kernel tells the foreground process group of the terminal: the command.
-    terminal.type_in("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 1; done\n");
+    // The new size takes its way through the service and two sockets.
+    terminal.type_in("until stty size | grep 132; do sleep 1; done; sleep 1234\n");
     terminal.expect("50 132");
+    // A Ctrl-C between two programs of a line would belong to neither.
+    std::thread::sleep(Duration::from_secs(3));
     terminal.type_in("\x03");
     terminal.type_in("echo status $?; echo af''ter\n");
     terminal.expect("status 130");

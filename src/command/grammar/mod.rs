@@ -28,9 +28,13 @@ enum Shell {
 
 /// Reads a command line, without the executable's name.
 ///
+/// `home` is the host's home directory: the host's shell puts it in the place of an
+/// unquoted `~`, so it means the same.
+///
 /// # Errors
 /// Where the words are not of the grammar.
-pub fn parse(words: Vec<OsString>) -> Result<Invocation, GrammarError> {
+pub fn parse(words: Vec<OsString>, home: Option<&OsStr>) -> Result<Invocation, GrammarError> {
+    let is_home = |word: &OsStr| word == "~" || (Some(word) == home && !word.is_empty());
     let mut words = words.into_iter().peekable();
     let mut distro = Selection::Default;
     let mut user = None;
@@ -40,7 +44,7 @@ pub fn parse(words: Vec<OsString>) -> Result<Invocation, GrammarError> {
         distro = Selection::Id(id);
         words.next();
     }
-    if words.peek().is_some_and(|word| word == "~") {
+    if words.peek().is_some_and(|word| is_home(word)) {
         directory = Some(Directory::Home);
         words.next();
     }
@@ -68,6 +72,7 @@ pub fn parse(words: Vec<OsString>) -> Result<Invocation, GrammarError> {
             _ => return Err(GrammarError::Invalid { argument: word }),
         };
         match flag.long {
+            "--cd" if is_home(&value) => directory = Some(Directory::Home),
             "--cd" => directory = Some(cd(value)?),
             "--distribution" if distro != Selection::Default => {
                 return Err(GrammarError::AlreadySet);
@@ -133,7 +138,6 @@ fn quoted(words: &[OsString]) -> Vec<u8> {
 
 fn cd(value: OsString) -> Result<Directory, GrammarError> {
     match value.as_bytes().first() {
-        Some(b'/' | b'~') if value == "~" => Ok(Directory::Home),
         Some(b'/' | b'~') => Ok(Directory::Path(value.into_vec())),
         _ => Err(GrammarError::Parameter { argument: "--cd", value }),
     }

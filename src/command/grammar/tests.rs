@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn read(words: &[&str]) -> Result<Invocation, GrammarError> {
-    parse(words.iter().map(OsString::from).collect())
+    parse(words.iter().map(OsString::from).collect(), Some(OsStr::new("/home/me")))
 }
 
 fn run(words: &[&str]) -> Run {
@@ -45,6 +45,9 @@ fn b003_a_tilde_counts_only_as_the_first_word() {
     assert_eq!(run(&["~", "pwd"]).directory, Some(Directory::Home));
     assert_eq!(run(&["-d", "D", "~"]).program, line("~", false));
     assert_eq!(run(&["--cd", "~", "pwd"]).directory, Some(Directory::Home));
+    // What the host's shell makes of an unquoted tilde.
+    assert_eq!(run(&["/home/me", "pwd"]).directory, Some(Directory::Home));
+    assert_eq!(run(&["--cd", "/home/me", "pwd"]).directory, Some(Directory::Home));
 }
 
 #[test]
@@ -227,14 +230,14 @@ fn help_is_asked_for_before_or_after_a_verb() {
 proptest! {
     #[test]
     fn any_words_are_understood_or_refused(words in prop::collection::vec("[-=~a-z{}/ ]{0,12}", 0..6)) {
-        let _ = parse(words.into_iter().map(OsString::from).collect());
+        let _ = parse(words.into_iter().map(OsString::from).collect(), None);
     }
 
     #[test]
     fn an_argument_vector_arrives_exactly_as_typed(words in prop::collection::vec(any::<Vec<u8>>(), 2..6)) {
         let mut typed = vec![OsString::from("--")];
         typed.extend(words.iter().cloned().map(OsString::from_vec));
-        let Ok(Invocation::Run(run)) = parse(typed) else { panic!("refused") };
+        let Ok(Invocation::Run(run)) = parse(typed, None) else { panic!("refused") };
         prop_assert_eq!(run.program, Program::Arguments(words));
     }
 }

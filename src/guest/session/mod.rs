@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod environment;
+pub mod plumbing;
 pub mod pump;
 pub mod relay;
 pub mod terminal;

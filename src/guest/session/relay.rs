@@ -12,7 +12,7 @@ use std::process::exit;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,6 +20,7 @@ use nix::unistd::{Pid, pipe2, tcgetpgrp};
 
 use super::Handover;
 use super::command::{Command, Standard};
+use super::plumbing::Plumbing;
 use super::pump::Pump;
 use super::terminal::Terminal;
 use super::{environment, users};
@@ -60,7 +61,7 @@ pub fn run(distro: &str, hostname: &str, handover: Handover) -> ! {
     }
 }
 
-fn system(action: &str) -> impl Fn(io::Error) -> SessionError {
+pub(super) fn system(action: &str) -> impl Fn(io::Error) -> SessionError {
     let action = action.to_owned();
     move |error| SessionError::System { action: action.clone(), reason: error.to_string() }
 }
@@ -157,83 +158,6 @@ fn become_command(
     exit(126)
 }
 
-/// The descriptors of a session, before its command is forked.
-struct Plumbing {
-    inputs: Vec<Pump>,
-    outputs: Vec<Pump>,
-    terminal: Option<Terminal>,
-    standard: Option<Standard>,
-}
-
-impl Plumbing {
-    fn new(
-        session: &Session,
-        streams: Vec<(StreamKind, OwnedFd)>,
-        uid: u32,
-    ) -> Result<Self, SessionError> {
-        let failed = system("connecting the streams");
-        let mut streams = streams;
-        let mut take = |wanted: StreamKind| {
-            let index = streams.iter().position(|(kind, _)| *kind == wanted);
-            index
-                .map(|index| streams.swap_remove(index).1)
-                .ok_or_else(|| failed(io::ErrorKind::NotConnected.into()))
-                .and_then(|stream| set_nonblocking(&stream).map(|()| stream).map_err(&failed))
-        };
-        let mut made = Self { inputs: vec![], outputs: vec![], terminal: None, standard: None };
-        if let Some(size) = session.streams.terminal {
-            let stream = take(StreamKind::Terminal)?;
-            let terminal = Terminal::open(size, uid)?;
-            let twice = || Ok((stream.try_clone()?, terminal.master.try_clone()?));
-            let (stream_in, master_in) = twice().map_err(&failed)?;
-            let (stream_out, master_out) = twice().map_err(&failed)?;
-            made.inputs.push(Pump::new(stream_in, master_in));
-            made.outputs.push(Pump::new(master_out, stream_out));
-            made.terminal = Some(terminal);
-        }
-        let slave = made.terminal.as_ref().and_then(|terminal| terminal.slave.as_ref());
-        let shared = || match slave {
-            Some(slave) => slave.try_clone(),
-            None => Ok(File::options().read(true).write(true).open("/dev/null")?.into()),
-        };
-        let input = if session.streams.stdin {
-            let (read, write) = pipe().map_err(&failed)?;
-            set_nonblocking(&write).map_err(&failed)?;
-            made.inputs.push(Pump::new(take(StreamKind::Stdin)?, write));
-            read
-        } else {
-            shared().map_err(&failed)?
-        };
-        let mut output = |is_own: bool, kind: StreamKind| {
-            if !is_own {
-                return shared().map_err(&failed);
-            }
-            let (read, write) = pipe().map_err(&failed)?;
-            set_nonblocking(&read).map_err(&failed)?;
-            made.outputs.push(Pump::new(read, take(kind)?));
-            Ok(write)
-        };
-        let standard = Standard {
-            input,
-            output: output(session.streams.stdout, StreamKind::Stdout)?,
-            error: output(session.streams.stderr, StreamKind::Stderr)?,
-            terminal: slave.map(OwnedFd::try_clone).transpose().map_err(&failed)?,
-        };
-        made.standard = Some(standard);
-        Ok(made)
-    }
-}
-
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(pipe2(OFlag::O_CLOEXEC)?)
-}
-
-fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
 /// Sends one message, waiting for a slow service but not for ever.
 fn send(control: &mut File, message: &Output) {
     let Ok(bytes) = frame::encode(message) else { return };
@@ -273,7 +197,7 @@ struct Relay {
 impl Relay {
     fn serve(mut self, control: &mut File, signals: &SignalFd) -> ! {
         let mut reader = FrameReader::new(MAXIMUM_INPUT);
-        let mut is_attached = set_nonblocking(control).is_ok();
+        let mut is_attached = sys::set_nonblocking(control).is_ok();
         loop {
             for pump in self.inputs.iter_mut().chain(&mut self.outputs) {
                 pump.turn();
