@@ -2,9 +2,10 @@
 //! `mke2fs`. Prints one table.
 //!
 //! `cargo bench --bench ext4_writer [-- <archive.tar>]`. Without an archive, one of about
-//! 900 MB and 60,000 files is made of Debian packages with `mmdebstrap`. Every row is the
-//! median of three runs in the same place, data synced to the disk; our own rows are
-//! processes of their own, so that their peak memory can be told.
+//! 900 MB and 60,000 files is made of Debian packages with `mmdebstrap`. Everything is done
+//! in the same place and synced to the disk. Our own rows are the median of three runs,
+//! as processes of their own so that their peak memory can be told; the slow tools run
+//! once.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -62,28 +63,23 @@ fn compare(archive: &Path) -> Outcome<()> {
         Ok(Row { what, time, memory: Some(memory) })
     };
     let (archive_text, image_text) = (path(archive), path(&image));
-    let mut rows = vec![
-        measure_own(
-            "read and write the tar's bytes".into(),
-            &["copy", &archive_text, &image_text],
-        )?,
-        measure_own("wslr: tar to ext4".into(), &["write", &archive_text, &image_text])?,
-    ];
+    let mut rows = Table::new(archive)?;
+    let plain = "read and write the tar's bytes".to_owned();
+    rows.push(&measure_own(plain, &["copy", &archive_text, &image_text])?);
+    let own_row = "wslr: tar to ext4".to_owned();
+    rows.push(&measure_own(own_row, &["write", &archive_text, &image_text])?);
     check(&image)?;
     fs::remove_file(&image)?;
     if nix::unistd::geteuid().is_root() {
-        let unpacking = median(|| {
-            if tree.exists() {
-                fs::remove_dir_all(&tree)?;
-            }
-            fs::create_dir(&tree)?;
+        fs::create_dir(&tree)?;
+        let unpacking = once(|| {
             run("tar", &["-xpf", &archive_text, "-C", &path(&tree), "--numeric-owner"])?;
             run("sync", &["-f", &path(&tree)])
         })?;
-        rows.push(Row { what: "tar x".into(), time: unpacking, memory: None });
+        rows.push(&Row { what: "tar x".into(), time: unpacking, memory: None });
         let time = once(|| make_with_mke2fs(&image, &tree))?;
-        rows.push(Row { what: "mke2fs -d directory".into(), time, memory: None });
-        rows.push(Row {
+        rows.push(&Row { what: "mke2fs -d directory".into(), time, memory: None });
+        rows.push(&Row {
             what: "tar x and mke2fs -d directory".into(),
             time: time + unpacking,
             memory: None,
@@ -92,7 +88,7 @@ fn compare(archive: &Path) -> Outcome<()> {
     }
     // With libarchive, mke2fs 1.47.1 and newer take an archive.
     if let Ok(time) = once(|| make_with_mke2fs(&image, archive)) {
-        rows.push(Row { what: "mke2fs -d archive".into(), time, memory: None });
+        rows.push(&Row { what: "mke2fs -d archive".into(), time, memory: None });
     }
     let _ = fs::remove_file(&image);
     for (suffix, tool) in
@@ -102,36 +98,43 @@ fn compare(archive: &Path) -> Outcome<()> {
         let script = format!("{tool} {archive_text} > {}", path(&compressed));
         run("sh", &["-c", &script])?;
         let compressed_text = path(&compressed);
-        rows.push(measure_own(format!("decompress {tool}"), &["decompress", &compressed_text])?);
-        rows.push(measure_own(
+        rows.push(&measure_own(format!("decompress {tool}"), &["decompress", &compressed_text])?);
+        rows.push(&measure_own(
             format!("wslr: {tool} to ext4"),
             &["write", &compressed_text, &image_text],
         )?);
         fs::remove_file(&compressed)?;
         fs::remove_file(&image)?;
     }
-    print(archive, &rows)
+    Ok(())
 }
 
-fn print(archive: &Path, rows: &[Row]) -> Outcome<()> {
-    let size = fs::metadata(archive)?.len() / 1_000_000;
-    let list = Command::new("tar").arg("-tf").arg(archive).output()?.stdout;
-    let entries = BufReader::new(list.as_slice()).split(b'\n').count();
-    println!("{} MB, {entries} entries", size);
-    let base = rows.first().map_or(1.0, |row| row.time.as_secs_f64());
-    let mut previous = base;
-    for row in rows {
+/// Prints rows as they come, each against the first and the one before it.
+struct Table {
+    first: Option<f64>,
+    previous: f64,
+}
+
+impl Table {
+    fn new(archive: &Path) -> Outcome<Self> {
+        let size = fs::metadata(archive)?.len() / 1_000_000;
+        let list = Command::new("tar").arg("-tf").arg(archive).output()?.stdout;
+        println!("{size} MB, {} entries", BufReader::new(list.as_slice()).split(b'\n').count());
+        Ok(Self { first: None, previous: 1.0 })
+    }
+
+    fn push(&mut self, row: &Row) {
         let time = row.time.as_secs_f64();
+        let first = *self.first.get_or_insert(time);
         let memory = row.memory.map_or(String::new(), |memory| format!("{} MiB", memory / 1024));
         println!(
             "{:<36} {time:>8.2} s {memory:>9}   {:>6.2} x the first, {:>6.2} x the row above",
             row.what,
-            time / base,
-            time / previous,
+            time / first,
+            time / self.previous,
         );
-        previous = time;
+        self.previous = time;
     }
-    Ok(())
 }
 
 /// Where the work is done: the target directory is on a disk, `/tmp` may be memory.
