@@ -533,3 +533,23 @@ fn an_image_grows_and_shrinks() {
         check(&path);
     }
 }
+
+#[test]
+fn a_full_host_disk_is_told_apart_from_a_full_image() {
+    if !is_root() {
+        eprintln!("needs root: a small file system");
+        return;
+    }
+    let point = tempfile::tempdir().unwrap();
+    let arguments = ["-t", "tmpfs", "-o", "size=16m", "none"].map(OsStr::new);
+    run("mount", &[&arguments[..], &[point.path().as_os_str()]].concat());
+    let mount = Mount(point);
+    let (_, mut sink) = writer(mount.path(), 1 << 40);
+    let noise: Vec<u8> = (0..1 << 20).map(|index: u32| (index % 251) as u8 + 1).collect();
+    let error = (0..64)
+        .find_map(|index| add_file(&mut sink, &format!("f{index}"), &noise).err())
+        .unwrap_or_else(|| sink.finish().unwrap_err());
+    assert!(matches!(error, Error::Write(_)), "{error}");
+    assert_eq!(error.code(), "ERROR_DISK_FULL");
+    assert!(error.hint().unwrap().contains("host"));
+}

@@ -226,11 +226,20 @@ impl Diagnose for ArchiveError {
             | Self::Suite { .. } => {
                 "the mirror or a proxy on the way changes files: use another one"
             }
-            Self::MissingIndex { .. } | Self::MissingPackage { .. } | Self::Unsatisfied { .. } => {
+            Self::Conflict { .. }
+            | Self::Deb { .. }
+            | Self::Index { .. }
+            | Self::IndexField { .. }
+            | Self::MissingIndex { .. }
+            | Self::MissingPackage { .. }
+            | Self::Release { .. }
+            | Self::Unsatisfied { .. } => {
                 "the mirror may be incomplete; WSLR_DEBIAN_MIRROR or WSLR_UBUNTU_MIRROR names \
                  another one"
             }
-            _ => return None,
+            Self::Cache { .. } => "check the file, or set WSLR_CACHE_DIR to another directory",
+            // The executable is damaged.
+            Self::Keyring { .. } => "install wslr again",
         };
         Some(hint.to_owned())
     }

@@ -167,10 +167,19 @@ impl Diagnose for DownloadError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Checksum(_) => "a SHA-256 has 64 hexadecimal digits",
             Self::Connect { .. } | Self::Timeout { .. } => {
                 "check the network connection, and 'https_proxy' if there is a proxy"
             }
+            Self::Digest { .. } | Self::Size { .. } => {
+                "try again; if it stays so, the file is another one than the list of \
+                 distributions or the archive names"
+            }
             Self::Interrupted { .. } => "run the command again: the download continues",
+            Self::Read { .. } => "check that the file is there and can be read",
+            Self::Response { .. } => "a proxy or a login page may be answering in its place",
+            Self::Status { .. } => "the file may have moved: try again later, or a newer wslr",
+            Self::TooLarge { .. } => "check that the url is the right one",
             Self::Trust { .. } => "install the package 'ca-certificates', or set SSL_CERT_FILE",
             Self::Write { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -179,9 +188,9 @@ impl Diagnose for DownloadError {
                 io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
                     "set WSLR_CACHE_DIR to a directory that can be written"
                 }
-                _ => return None,
+                _ => "check the directory, or set WSLR_CACHE_DIR to another one",
             },
-            _ => return None,
+            Self::Url { .. } => "a url begins with 'https://', 'http://' or 'file:///'",
         };
         Some(hint.to_owned())
     }

@@ -22,8 +22,10 @@ use crate::error::Failure;
 use crate::protocol::client::Progress;
 use crate::protocol::session::{Directory, ExitStatus, Output, Program, Session, Streams, User};
 
-/// Prints the number of packages, then configures them.
-const SCRIPT: &str = "cat /usr/lib/wslr/packages || echo 0; exec /usr/lib/wslr/configure 2>&1";
+/// Prints the number of packages, then configures them. A script that is gone has done its
+/// work: whoever ran it was stopped before that was written down.
+const SCRIPT: &str = "cat /usr/lib/wslr/packages 2>/dev/null || echo 0
+[ ! -e /usr/lib/wslr/configure ] || exec /usr/lib/wslr/configure 2>&1";
 
 /// Sessions of the service itself count down from here, clients' count up from one.
 const SESSION: u64 = u64::MAX;

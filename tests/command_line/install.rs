@@ -244,3 +244,23 @@ fn an_installation_that_is_interrupted_clears_up_at_once() {
     assert!(!child.wait().unwrap().success());
     assert_eq!(home.tree(".local/share/wslr/distros").len(), 0);
 }
+
+#[test]
+fn b120_what_is_wrong_with_the_configuration_is_a_warning() {
+    let home = home();
+    home.write("d.tar", Tar::distro().bytes());
+    home.write(".wslconfig", "[wsl2]\nkernel=/x\nfoo=1\nmemory=lots\n");
+    let words = ["--install", "-n", "-f", "d.tar", "--name", "A"];
+    home.wslr(words)
+        .stdout(installed("d.tar", "A"))
+        .stderr(
+            "wslr: warning: Unknown key 'wsl2.foo' in [HOME]/.wslconfig:3\n\
+             wslr: warning: Invalid memory string 'lots' for .wslconfig entry 'wsl2.memory' in \
+             [HOME]/.wslconfig:4\n",
+        )
+        .run();
+    home.wslr(["--install", "-n", "-f", "d.tar", "--name", "B"])
+        .env("WSL_DISABLE_WARNINGS", "1")
+        .stdout(installed("d.tar", "B"))
+        .run();
+}

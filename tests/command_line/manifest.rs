@@ -134,7 +134,7 @@ fn b070_a_wrong_hash_registers_nothing() {
                 "The distribution hash doesn't match. Expected: 0x{wrong}, actual hash: 0x{}",
                 hash(&tar)
             ),
-            None,
+            Some("try again; if it stays so, [..]"),
             Some("Wsl/InstallDistro/VerifyChecksum/TRUST_E_BAD_DIGEST"),
         )
         .run();
@@ -145,7 +145,7 @@ fn b070_a_wrong_hash_registers_nothing() {
         home.wslr(["--install", "-n", "Test"])
             .fails(
                 &format!("Invalid hex string: {malformed}"),
-                None,
+                Some("a SHA-256 has 64 hexadecimal digits"),
                 Some("Wsl/InstallDistro/VerifyChecksum/E_INVALIDARG"),
             )
             .run();
@@ -238,7 +238,7 @@ fn a_missing_image_and_a_dead_host() {
         .stdout("Downloading: Test-1 the friendly\n")
         .fails(
             "'[..]/gone.tar' answered with status 404",
-            None,
+            Some("the file may have moved: try again later, or a newer wslr"),
             Some("Wsl/InstallDistro/HTTP_E_STATUS_NOT_FOUND"),
         )
         .run();

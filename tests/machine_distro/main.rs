@@ -12,6 +12,7 @@
 mod support;
 
 mod fixture;
+mod words;
 
 use std::thread;
 

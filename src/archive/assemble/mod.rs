@@ -107,7 +107,13 @@ impl<E: Diagnose + 'static> Diagnose for AssembleError<E> {
         match self {
             Self::Archive(error) => error.hint(),
             Self::Sink(error) => error.hint(),
-            _ => None,
+            Self::Read { .. } => Some("run the command again".to_owned()),
+            Self::Data { .. }
+            | Self::FileConflict { .. }
+            | Self::LinkLoop { .. }
+            | Self::Path { .. } => {
+                Some("the archive may be in the middle of a change: try again later".to_owned())
+            }
         }
     }
 }

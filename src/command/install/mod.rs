@@ -40,7 +40,6 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn new(paths: &'a Paths) -> Result<Self, Failure> {
         let config = WslConfig::load(paths);
-        config.warnings.iter().for_each(|warning| output::warning(warning));
         let fetcher = Fetcher::new().map_err(|error| Failure::new("Wsl", &error))?;
         Ok(Self { paths, config, fetcher, progress: Progress::on_terminal() })
     }
@@ -49,6 +48,10 @@ impl<'a> Context<'a> {
 /// Installs a distro and opens it; gives the status of its shell.
 pub(super) fn install(paths: &Paths, install: Install) -> Result<ExitCode, Failure> {
     let context = Context::new(paths)?;
+    if install.no_launch || install.no_distribution {
+        // Else the service tells them, when the distro is opened.
+        context.config.warnings.iter().for_each(|warning| output::warning(warning));
+    }
     if install.no_distribution {
         prepare::kernel(&context)?;
         output::success()?;
@@ -71,8 +74,6 @@ pub(super) fn install(paths: &Paths, install: Install) -> Result<ExitCode, Failu
         return Ok(ExitCode::SUCCESS);
     }
     prepared?;
-    // Its warnings would come a second time from the service.
-    drop(context);
     output::print(&format!("Launching {}...\n", distro.name))?;
     let run = grammar::Run {
         distro: Selection::Id(distro.id),

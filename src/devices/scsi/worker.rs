@@ -139,8 +139,8 @@ fn serve_request(context: &Context, ring: &SharedRing, chain: Chain) {
             pool.run(move || finish_later(&context, &ring, &request, busy, &command));
         }
         (result, busy) => {
-            drop(busy);
             complete(context, ring, &request, result.map(|()| left).map_err(Answer::Refused));
+            drop(busy);
         }
     }
 }
@@ -160,8 +160,9 @@ fn finish_later(
         None => absent(command, &mut input),
     };
     let left = output.length().saturating_add(input.length());
-    drop(busy);
     complete(context, ring, request, result.map(|()| left).map_err(Answer::Refused));
+    // Only now: who aborts a task waits for it here, and must find it answered.
+    drop(busy);
 }
 
 fn read_request(
