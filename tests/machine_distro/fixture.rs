@@ -18,7 +18,7 @@ pub const ALPHA: &str = "Alpha";
 pub const BETA: &str = "Beta";
 
 /// Limits that a software processor can meet, and little memory.
-pub const CONFIGURATION: &str = "\
+const CONFIGURATION: &str = "\
 [general]
 instanceIdleTimeout=600000
 [wsl2]
@@ -109,6 +109,16 @@ fn service() -> Vec<String> {
 /// Whether the service runs.
 pub fn service_runs() -> bool {
     !service().is_empty()
+}
+
+/// `kill -9`, and waits until it is gone.
+pub fn kill_service() {
+    let processes = service();
+    assert!(!processes.is_empty(), "the service does not run");
+    for process in processes {
+        run_tool("kill", &["-9", &process], &[0]);
+    }
+    wait_for("the service to die", || !service_runs());
 }
 
 /// Runs a program of the machine that must end with one of the statuses.

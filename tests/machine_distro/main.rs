@@ -1,10 +1,9 @@
-//! The life of distros and of their machine, through the executable and nothing else.
+//! Distros in the real machine, through the executable and nothing else.
 //!
-//! `machine_command.rs` has the life of commands. The tests share one home with two
-//! distros made from a configured Debian (`WSLR_TEST_DISTRO`) and a prepared kernel
-//! (`WSLR_TEST_DATA`), because an installation and a start take their time where the
-//! processor is a software one. They run in the order of their names; the last one leaves
-//! nothing running. The rig runs them.
+//! The tests share one home with two distros made from a configured Debian
+//! (`WSLR_TEST_DISTRO`) and a prepared kernel (`WSLR_TEST_DATA`), because an installation
+//! and a start take their time where the processor is a software one. They run in the
+//! order of their names; the last one leaves nothing running. The rig runs them.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
@@ -12,11 +11,95 @@
 mod support;
 
 mod fixture;
+mod terminal;
 mod words;
 
+use std::io::{Read, Write};
+use std::process::Stdio;
 use std::thread;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 use fixture::{ALPHA, BETA, home, in_distro, shell, wait_for};
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn a_command_has_its_output_and_its_status() {
+    let output = in_distro(ALPHA, &["sh", "-c", "cat /etc/os-release; echo oops >&2; exit 42"]);
+    assert_eq!(output.status.code(), Some(42), "{output:?}");
+    assert!(output.stdout.starts_with(b"PRETTY_NAME=\"Debian GNU/Linux"), "{output:?}");
+    assert_eq!(output.stderr, b"oops\n");
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b229_two_distros_run_under_one_kernel_in_namespaces_of_their_own() {
+    let boot = |distro| shell(distro, "cat /proc/sys/kernel/random/boot_id");
+    assert_eq!(boot(ALPHA), boot(BETA));
+    for namespace in ["ipc", "mnt", "pid", "uts"] {
+        let of = |distro| shell(distro, &format!("readlink /proc/self/ns/{namespace}"));
+        assert_ne!(of(ALPHA), of(BETA), "{namespace}");
+    }
+    let network = |distro| shell(distro, "readlink /proc/self/ns/net");
+    assert_eq!(network(ALPHA), network(BETA));
+    shell(ALPHA, "touch /root/only-here");
+    assert_eq!(shell(BETA, "ls /root"), "");
+    let running = home().wslr(["--list", "--running", "--quiet"]).command().output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&running.stdout), "Alpha\nBeta\n");
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn c_twenty_commands_at_once_are_all_right() {
+    let threads: Vec<_> = (0..20)
+        .map(|number| {
+            thread::spawn(move || {
+                let line = format!("echo {number}; sleep 0.{number}; exit {number}");
+                (number, in_distro(ALPHA, &["sh", "-c", &line]))
+            })
+        })
+        .collect();
+    for thread in threads {
+        let (number, output) = thread.join().unwrap();
+        assert_eq!(output.status.code(), Some(number), "{output:?}");
+        assert_eq!(output.stdout, format!("{number}\n").into_bytes());
+    }
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn d_64_mib_come_back_as_they_went() {
+    let mut bytes = vec![0; 64 << 20];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for word in bytes.chunks_exact_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    let mut command = home().wslr(["-d", ALPHA, "--", "cat"]);
+    let mut child = command.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let sent = Sha256::digest(&bytes);
+    let writer = thread::spawn(move || stdin.write_all(&bytes).unwrap());
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut stdout = child.stdout.take().unwrap();
+    let mut total = 0;
+    loop {
+        let count = stdout.read(&mut buffer).unwrap();
+        if count == 0 {
+            break;
+        }
+        total += count;
+        hash.update(&buffer[..count]);
+    }
+    writer.join().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(total, 64 << 20);
+    assert_eq!(hash.finalize(), sent);
+}
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
@@ -31,10 +114,21 @@ fn e_output_is_whole_although_the_command_ends_at_once() {
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn f_a_signal_is_128_and_its_number() {
-    for signal in [15, 6] {
+    for signal in [9, 15, 6] {
         let output = in_distro(ALPHA, &["sh", "-c", &format!("kill -{signal} $$")]);
         assert_eq!(output.status.code(), Some(128 + signal), "{output:?}");
     }
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn g_killing_the_command_kills_the_linux_process() {
+    let mut client = home().wslr(["-d", ALPHA, "--", "sleep", "98765"]).spawn();
+    let count = || shell(ALPHA, "pgrep -cx -f 'sleep 98765' || true");
+    wait_for("the process to start", || count() == "1\n");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    wait_for("the process to end", || count() == "0\n");
 }
 
 #[test]
@@ -49,6 +143,12 @@ fn h_the_kernel_finds_its_modules() {
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
+fn i_a_terminal_session() {
+    terminal::session();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
 fn j_a_terminated_distro_starts_again_and_the_other_stays() {
     let boot = shell(BETA, "cat /proc/sys/kernel/random/boot_id");
     shell(ALPHA, "echo kept >/root/kept");
@@ -57,6 +157,42 @@ fn j_a_terminated_distro_starts_again_and_the_other_stays() {
     assert_eq!(String::from_utf8_lossy(&running.stdout), "Beta\n");
     assert_eq!(shell(ALPHA, "cat /root/kept"), "kept\n");
     assert_eq!(shell(ALPHA, "cat /proc/sys/kernel/random/boot_id"), boot);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn k_what_was_synced_survives_a_kill_of_the_service() {
+    let line = "i=0; while :; do i=$((i+1)); head -c 20000 /dev/urandom >/root/w$i; \
+                sync /root/w$i; echo $i $(sha256sum </root/w$i); done";
+    let mut command = home().wslr(["-d", ALPHA, "--", "sh", "-c", line]);
+    let mut child = command.command().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut told = Vec::new();
+    let mut buffer = [0; 4096];
+    while told.iter().filter(|byte| **byte == b'\n').count() < 15 {
+        let count = stdout.read(&mut buffer).unwrap();
+        assert!(count > 0, "the command ended");
+        told.extend_from_slice(&buffer[..count]);
+    }
+    fixture::kill_service();
+    stdout.read_to_end(&mut told).unwrap();
+    assert!(!child.wait().unwrap().success());
+
+    let disk = fixture::disk(ALPHA);
+    let disk = disk.to_str().unwrap();
+    // The journal is replayed by the first check; the second finds nothing.
+    fixture::run_tool("e2fsck", &["-fy", disk], &[0, 1]);
+    fixture::run_tool("e2fsck", &["-fn", disk], &[0]);
+    let mut told: Vec<&[u8]> = told.split(|byte| *byte == b'\n').collect();
+    // What follows the last line end may be half a line.
+    told.pop();
+    assert!(told.len() >= 15);
+    let there =
+        shell(ALPHA, "for file in /root/w*; do echo ${file#/root/w} $(sha256sum <$file); done");
+    let there: Vec<&[u8]> = there.as_bytes().split(|byte| *byte == b'\n').collect();
+    for line in told {
+        assert!(there.contains(&line), "{} is lost", String::from_utf8_lossy(line));
+    }
 }
 
 #[test]
@@ -79,23 +215,6 @@ fn l_a_panic_is_told_to_all_who_wait() {
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
-fn y_b128_b131_the_kernel_and_its_command_line_are_configured() {
-    home().wslr(["--shutdown"]).run();
-    let configure = |line| {
-        home().write(".wslconfig", format!("{}{line}\n", fixture::CONFIGURATION));
-    };
-    configure("kernel=/no/such/kernel");
-    let output = in_distro(ALPHA, &["true"]);
-    assert_eq!(output.status.code(), Some(255), "{output:?}");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("'/no/such/kernel' was not found\n"), "{error}");
-    assert!(error.contains("CreateVm/WSL_E_CUSTOM_KERNEL_NOT_FOUND\n"), "{error}");
-    configure("kernelCommandLine=wslr.test=here");
-    assert!(shell(ALPHA, "cat /proc/cmdline").contains(" wslr.test=here"));
-}
-
-#[test]
-#[ignore = "needs a KVM that boots stock kernels"]
 fn z_after_a_shutdown_nothing_runs_and_the_disks_are_clean() {
     shell(ALPHA, "echo last >/root/last");
     shell(BETA, "true");
@@ -106,6 +225,7 @@ fn z_after_a_shutdown_nothing_runs_and_the_disks_are_clean() {
     for distro in [ALPHA, BETA] {
         fixture::run_tool("e2fsck", &["-fn", fixture::disk(distro).to_str().unwrap()], &[0]);
     }
+    thread::sleep(Duration::from_millis(100));
     for distro in [ALPHA, BETA] {
         home().wslr(["--unregister", distro]).command().output().unwrap();
     }
