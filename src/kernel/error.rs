@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::archive::ArchiveError;
-use crate::error::Diagnose;
+use crate::error::{Diagnose, io_code};
 use crate::ext4;
 
 /// Why a kernel cannot be fetched, prepared or found.
@@ -113,10 +113,10 @@ impl Diagnose for KernelError {
                 "WSL_E_CUSTOM_KERNEL_NOT_FOUND"
             }
             Self::Disk { source, .. } => source.code(),
+            Self::File { source, .. } => io_code(source),
             Self::NotInstalled => "WSL_E_WSL_OPTIONAL_COMPONENT_REQUIRED",
             Self::Compressed { .. }
             | Self::DependencyCycle { .. }
-            | Self::File { .. }
             | Self::InvalidModule { .. }
             | Self::InvalidPackage { .. }
             | Self::MissingModule { .. }
@@ -130,7 +130,9 @@ impl Diagnose for KernelError {
             Self::CustomNotFound { .. } | Self::NotAKernel { .. } => {
                 Some("correct or remove kernel= in .wslconfig".to_owned())
             }
-            Self::Disk { source, .. } => source.hint(),
+            Self::Disk { source, .. } if source.code() == "ERROR_DISK_FULL" => {
+                Some("free some space on the host".to_owned())
+            }
             Self::NotInstalled => Some("run 'wslr --update'".to_owned()),
             _ => None,
         }
