@@ -520,7 +520,8 @@ fn streams_are_whole_both_ways_and_many_live_side_by_side() {
             });
         }
     });
-    assert_eq!(*failures.lock().unwrap(), []);
+    let log = host.kernel_log();
+    assert_eq!(*failures.lock().unwrap(), [], "{:?}: {log}", host.machine.exit());
     host.say(&format!("200 connections in {:?}", started.elapsed()));
     host.finish();
 }
