@@ -92,6 +92,7 @@ fn register(context: &Context<'_>, install: &Install, content: Content) -> Resul
         name: install.name.clone().or(named),
         location: install.location.clone(),
         install_path: context.config.distribution_install_path.clone(),
+        version: 2,
     };
     let refused = |error| match error {
         RegistryError::AlreadyExists { .. } if !from_file => {
