@@ -14,6 +14,7 @@ pub mod guest;
 pub mod image;
 pub mod kernel;
 pub mod manifest;
+pub mod namespaces;
 pub mod protocol;
 pub mod registry;
 pub mod service;

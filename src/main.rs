@@ -3,9 +3,10 @@
 use std::env;
 use std::process::ExitCode;
 
-use wslr::{command, guest, service};
+use wslr::{command, guest, namespaces, service};
 
 fn main() -> ExitCode {
+    namespaces::run_if_called();
     // The kernel of the virtual machine starts this same executable as its first process.
     guest::run_if_called();
 
