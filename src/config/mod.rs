@@ -5,6 +5,7 @@ pub mod keys;
 pub mod paths;
 pub mod size;
 pub mod syntax;
+pub mod time_zone;
 pub mod value;
 pub mod wslconf;
 pub mod wslconfig;

@@ -15,8 +15,8 @@ use super::error::ServiceError;
 use super::log;
 use super::supervisor::Supervisor;
 use super::vm::Vm;
-use crate::config::hostname;
 use crate::config::paths::Paths;
+use crate::config::{hostname, time_zone};
 use crate::error::Failure;
 use crate::protocol::guest::{GuestError, Request, StartDistro};
 use crate::registry::{self, Distro, Registry, RegistryError};
@@ -59,6 +59,9 @@ fn bring_up(
         name: record.name.clone(),
         lun,
         hostname: hostname(),
+        time_zone: time_zone::of_host(),
+        // Less than this side waits, so that the guest is the one that ends it.
+        stop_limit: vm.settings.stop_limit().mul_f32(0.8),
     });
     let mounted = vm
         .control
