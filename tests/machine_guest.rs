@@ -207,8 +207,14 @@ impl Machine {
     ) -> Result<(Distro, Vec<String>), GuestError> {
         let lun = self.attach(disk, read_only);
         let id = Uuid::new_v4();
-        let start =
-            StartDistro { distro: id, name: format!("Test{lun}"), lun, hostname: "machine".into() };
+        let start = StartDistro {
+            distro: id,
+            name: format!("Test{lun}"),
+            lun,
+            hostname: "machine".into(),
+            time_zone: None,
+            stop_limit: Duration::from_secs(8),
+        };
         let result = self.ask(Ask::StartDistro(start));
         if result.is_err() {
             self.disks.detach(lun).unwrap();

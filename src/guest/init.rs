@@ -37,12 +37,14 @@ use crate::protocol::guest::{
 };
 use crate::protocol::session::{Output, SessionError};
 
-/// How long a distro may take to end before it is killed: the grace its own init gives,
-/// and a second.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a distro may take to end before it is killed, where it has not told.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long all distros may take when the machine goes off.
-const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a distro may take beyond what it takes by its own account.
+const STOP_RESERVE: Duration = Duration::from_secs(1);
+
+/// How long the disks of the last distros may take to be released when the machine goes off.
+const POWER_OFF_RESERVE: Duration = Duration::from_secs(2);
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
@@ -86,6 +88,8 @@ struct Distro {
     stops: Vec<u64>,
     /// Why it could not start.
     failure: Option<GuestError>,
+    /// How long it may take to stop.
+    stop_limit: Duration,
     /// When it is killed.
     kill_at: Option<Instant>,
     /// Whether its init has ended or closed its socket.
@@ -268,6 +272,8 @@ impl Init {
         let options = Options {
             name: start.name,
             hostname: start.hostname,
+            time_zone: start.time_zone,
+            stop_limit: start.stop_limit,
             root: Root::Disk { lun: start.lun, staging: PathBuf::from(boot::STAGING) },
             devices: Devices::All,
             shared: Some(PathBuf::from(boot::SHARED)),
@@ -288,6 +294,7 @@ impl Init {
                 start: Some(id),
                 stops: Vec::new(),
                 failure: None,
+                stop_limit: STOP_TIMEOUT,
                 kill_at: None,
                 is_gone: false,
             },
@@ -296,10 +303,11 @@ impl Init {
     }
 
     fn stop_all(&mut self) {
-        self.power_off_at = Some(Instant::now() + POWER_OFF_TIMEOUT);
         for distro in self.distros.values_mut() {
             distro.stop();
         }
+        let last = self.distros.values().filter_map(|distro| distro.kill_at).max();
+        self.power_off_at = Some(last.unwrap_or_else(Instant::now) + POWER_OFF_RESERVE);
     }
 
     /// Takes all connections that wait.
@@ -339,7 +347,8 @@ impl Init {
         for distro in self.distros.values_mut().filter(|distro| !distro.is_gone) {
             // One each: a distro that tells without end must not keep init to itself.
             match link::receive::<Report>(&distro.socket) {
-                Ok(Some((Report::Ready { warnings }, _))) => {
+                Ok(Some((Report::Ready { warnings, stop_limit }, _))) => {
+                    distro.stop_limit = stop_limit;
                     ready.extend(distro.start.take().map(|id| (id, warnings)));
                 }
                 Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
@@ -441,7 +450,7 @@ impl Distro {
     fn stop(&mut self) {
         if self.kill_at.is_none() && !self.is_gone {
             let _ = link::send(&self.socket, &Order::Stop, &[]);
-            self.kill_at = Some(Instant::now() + STOP_TIMEOUT);
+            self.kill_at = Some(Instant::now() + self.stop_limit + STOP_RESERVE);
         }
     }
 }

@@ -6,13 +6,15 @@
 //! init's [`STREAM_PORT`] and sends one [`StreamHeader`] frame; on a control stream a
 //! [`Session`](super::session::Session) frame follows.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -76,6 +78,10 @@ pub struct StartDistro {
     pub lun: u16,
     /// The host's name, cleaned (B141).
     pub hostname: String,
+    /// The name of the host's time zone in the tz database, where it is known.
+    pub time_zone: Option<String>,
+    /// How long the distro may take to stop in good order.
+    pub stop_limit: Duration,
 }
 
 /// What init tells.

@@ -24,6 +24,8 @@ pub struct Distro {
     pub link: OwnedFd,
     pub process: Child,
     pub root: PathBuf,
+    /// What its start told the user.
+    pub warnings: Vec<String>,
     _directory: tempfile::TempDir,
 }
 
@@ -32,8 +34,23 @@ impl Distro {
         Self::try_start(Path::new("/")).unwrap()
     }
 
+    /// Starts a distro with this `/etc/wsl.conf`.
+    pub fn with_conf(conf: &str) -> Self {
+        let distro = Self::try_start_with(Path::new("/"), |root| {
+            fs::write(root.join("etc/wsl.conf"), conf).unwrap();
+        });
+        distro.unwrap()
+    }
+
     /// Starts a distro on an overlay over `lower`.
     pub fn try_start(lower: &Path) -> Result<Self, GuestError> {
+        let distro = Self::try_start_with(lower, |_| ())?;
+        assert_eq!(distro.warnings, Vec::<String>::new());
+        Ok(distro)
+    }
+
+    /// As [`Self::try_start`], after `prepare` has had the root, and with any warnings.
+    pub fn try_start_with(lower: &Path, prepare: impl FnOnce(&Path)) -> Result<Self, GuestError> {
         assert!(nix::unistd::geteuid().is_root(), "the guest's tests need root");
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path();
@@ -50,9 +67,12 @@ impl Distro {
         let root = base.join("root");
         mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .unwrap();
+        prepare(&root);
         let options = Options {
             name: "Test".into(),
             hostname: "testhost".into(),
+            time_zone: Some("Europe/Berlin".into()),
+            stop_limit: Duration::from_secs(20),
             root: Root::Directory(root.clone()),
             devices: Devices::Harmless,
             shared: None,
@@ -61,11 +81,11 @@ impl Distro {
         };
         let executable = Path::new(env!("CARGO_BIN_EXE_wslr"));
         let (process, link) = entry::spawn(executable, &options).unwrap();
-        let distro = Self { link, process, root, _directory: directory };
+        let mut distro = Self { link, process, root, warnings: vec![], _directory: directory };
         wait_readable(&distro.link);
         match link::receive(&distro.link).unwrap() {
-            Some((Report::Ready { warnings }, _)) => {
-                assert_eq!(warnings, Vec::<String>::new());
+            Some((Report::Ready { warnings, .. }, _)) => {
+                distro.warnings = warnings;
                 Ok(distro)
             }
             Some((Report::Failed(error), _)) => Err(error),
