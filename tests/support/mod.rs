@@ -6,6 +6,7 @@
 
 pub mod server;
 pub mod tar;
+pub mod tree;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
