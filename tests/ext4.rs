@@ -7,9 +7,8 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use sha2::{Digest, Sha256};
 use support::tree::{Mount, NASTY, assert_same_tree, check, is_root, run, shell};
