@@ -31,8 +31,8 @@ use wslr::devices::vsock::{Vsock, VsockDevice};
 use wslr::kernel::initramfs;
 use wslr::protocol::frame;
 use wslr::protocol::guest::{
-    CONTROL_PORT, Configure, Envelope, Event, GuestError, Request as Ask, STREAM_PORT, StartDistro,
-    StreamHeader, VERSION,
+    CONTROL_PORT, Configure, Envelope, Event, GuestError, Request as Ask, Root, STREAM_PORT,
+    StartDistro, StreamHeader, VERSION,
 };
 use wslr::protocol::session::{ExitStatus, Input, Output, SessionError, StreamKind, WindowSize};
 use wslr::vmm::command_line;
@@ -207,8 +207,12 @@ impl Machine {
     ) -> Result<(Distro, Vec<String>), GuestError> {
         let lun = self.attach(disk, read_only);
         let id = Uuid::new_v4();
-        let start =
-            StartDistro { distro: id, name: format!("Test{lun}"), lun, hostname: "machine".into() };
+        let start = StartDistro {
+            distro: id,
+            name: format!("Test{lun}"),
+            root: Root::Disk { lun },
+            hostname: "machine".into(),
+        };
         let result = self.ask(Ask::StartDistro(start));
         if result.is_err() {
             self.disks.detach(lun).unwrap();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
-use super::{Devices, Options, Root, files, mounts};
+use super::{Kernel, Options, Root, files, mounts};
 use crate::guest::{disk, sys};
 use crate::protocol::guest::GuestError;
 
@@ -47,7 +47,7 @@ pub fn enter(options: &Options) -> Result<Vec<String>, GuestError> {
     }
     sethostname(&options.hostname)
         .map_err(|error| GuestError::system("setting the host name", &error.into()))?;
-    warnings.extend(mounts::mount_all(options.devices)?);
+    warnings.extend(mounts::mount_all(options.kernel)?);
     warnings.extend(brought.into_iter().filter_map(|(mount, target)| mount.attach(&target)));
     warnings.extend(files::write_all(&options.hostname));
     Ok(warnings)
@@ -84,7 +84,7 @@ fn bring(options: &Options) -> Result<Vec<(Brought, PathBuf)>, GuestError> {
             })
             .map_err(|error| GuestError::system(shown("sharing", source), &error))
     };
-    if options.devices == Devices::Harmless {
+    if options.kernel != Kernel::Own {
         for name in HARMLESS {
             add(&Path::new("/dev").join(name), Path::new("/dev").join(name), false, true)?;
         }
