@@ -212,6 +212,8 @@ impl Machine {
             name: format!("Test{lun}"),
             root: Root::Disk { lun },
             hostname: "machine".into(),
+            time_zone: None,
+            stop_limit: Duration::from_secs(8),
         };
         let result = self.ask(Ask::StartDistro(start));
         if result.is_err() {

@@ -4,15 +4,14 @@
 //! used. Keys that `wsl` knows and this program does not use yet are checked all the same,
 //! so that one file serves both.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io, thread};
 
+use super::keys::Table;
 use super::paths::Paths;
-use super::syntax::{self, AfterBadLine, Entry};
+use super::syntax::AfterBadLine;
 use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
-use super::{size, value};
 
 /// The smallest memory of a virtual machine, in bytes.
 const MINIMUM_MEMORY: u64 = 256 << 20;
@@ -26,7 +25,16 @@ const MAXIMUM_LENGTH: u64 = 1 << 20;
 const NETWORKING_MODES: Kind =
     Enum(&["none", "nat", "bridged", "mirrored", "consomme", "VirtioProxy"]);
 
-/// Every key: section, name, kind. A key that `wsl` has in two sections is one key (B121).
+const TABLE: Table = Table { keys: KEYS, aliases: ALIASES, after_bad_line: AfterBadLine::Continue };
+
+/// The keys that `wsl` has in two sections.
+const ALIASES: &[(&str, &str)] = &[
+    ("experimental.autoProxy", "wsl2.autoProxy"),
+    ("experimental.dnsTunneling", "wsl2.dnsTunneling"),
+    ("experimental.firewall", "wsl2.firewall"),
+    ("experimental.networkingMode", "wsl2.networkingMode"),
+];
+
 const KEYS: &[(&str, &str, Kind)] = &[
     ("experimental", "autoMemoryReclaim", Enum(&["disabled", "gradual", "dropCache"])),
     ("experimental", "autoProxy", Bool),
@@ -187,8 +195,7 @@ impl WslConfig {
     /// Reads the text of `file`.
     #[must_use]
     pub fn parse(text: &str, file: &Path, host: Host) -> Self {
-        let (mut values, warnings) = values(text, file);
-        let mut text_of = |key: &str| values.remove(key).filter(|text| !text.is_empty());
+        let (mut values, warnings) = TABLE.read(text, &file.display().to_string());
         // A path of the user's own hand: `~` is the home, and the file's directory is
         // where a relative one starts.
         let home = file.parent().unwrap_or(Path::new("/"));
@@ -199,27 +206,30 @@ impl WslConfig {
         let mut config = Self {
             memory: host.memory / 2,
             processors: host.processors,
-            kernel: text_of("wsl2.kernel").map(path),
-            kernel_modules: text_of("wsl2.kernelmodules").map(path),
-            kernel_command_line: text_of("wsl2.kernelcommandline").unwrap_or_default(),
-            vm_idle_timeout: timeout(text_of("wsl2.vmidletimeout"), 60_000),
-            instance_idle_timeout: timeout(text_of("general.instanceidletimeout"), 15_000),
-            kernel_boot_timeout: limit(text_of("wsl2.kernelboottimeout"), 30_000),
-            distribution_start_timeout: limit(text_of("wsl2.distributionstarttimeout"), 60_000),
-            default_vhd_size: bytes(text_of("wsl2.defaultvhdsize")).unwrap_or(DEFAULT_DISK),
-            distribution_install_path: text_of("general.distributioninstallpath").map(path),
-            nested_virtualization: flag(text_of("wsl2.nestedvirtualization"), true),
-            debug_console: flag(text_of("wsl2.debugconsole"), false),
-            debug_console_log_file: text_of("wsl2.debugconsolelogfile").map(path),
-            debian_mirror: text_of("wslr.debianmirror"),
-            ubuntu_mirror: text_of("wslr.ubuntumirror"),
+            kernel: values.text("wsl2.kernel").map(path),
+            kernel_modules: values.text("wsl2.kernelmodules").map(path),
+            kernel_command_line: values.text("wsl2.kernelcommandline").unwrap_or_default(),
+            vm_idle_timeout: timeout(values.integer("wsl2.vmidletimeout"), 60_000),
+            instance_idle_timeout: timeout(values.integer("general.instanceidletimeout"), 15_000),
+            kernel_boot_timeout: limit(values.integer("wsl2.kernelboottimeout"), 30_000),
+            distribution_start_timeout: limit(
+                values.integer("wsl2.distributionstarttimeout"),
+                60_000,
+            ),
+            default_vhd_size: values.bytes("wsl2.defaultvhdsize").unwrap_or(DEFAULT_DISK),
+            distribution_install_path: values.text("general.distributioninstallpath").map(path),
+            nested_virtualization: values.flag("wsl2.nestedvirtualization", true),
+            debug_console: values.flag("wsl2.debugconsole", false),
+            debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
+            debian_mirror: values.text("wslr.debianmirror"),
+            ubuntu_mirror: values.text("wslr.ubuntumirror"),
             warnings,
         };
-        if let Some(memory) = bytes(text_of("wsl2.memory")) {
+        if let Some(memory) = values.bytes("wsl2.memory") {
             config.memory = memory;
         }
         config.memory = config.memory.min(host.memory).max(MINIMUM_MEMORY);
-        let processors = text_of("wsl2.processors").and_then(|text| value::integer(&text));
+        let processors = values.integer("wsl2.processors");
         if let Some(wanted) = processors.filter(|wanted| *wanted > 0) {
             let available = host.processors;
             config.processors = u32::try_from(wanted).unwrap_or(u32::MAX).min(available);
@@ -244,72 +254,13 @@ fn read(file: &Path) -> io::Result<String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
-/// The valid values by `section.key` in lower case, and the warnings.
-fn values(text: &str, file: &Path) -> (HashMap<String, String>, Vec<String>) {
-    let (entries, bad) = syntax::parse(text, AfterBadLine::Continue);
-    let place = |line: usize| format!("{}:{line}", file.display());
-    let mut warnings: Vec<(usize, String)> = bad
-        .into_iter()
-        .map(|bad| (bad.line, format!("{} in {}", bad.problem, place(bad.line))))
-        .collect();
-    let mut seen: HashMap<String, (String, usize)> = HashMap::new();
-    let mut values = HashMap::new();
-    for entry in entries {
-        let name = match entry.section.as_str() {
-            "" => entry.key.clone(),
-            section => format!("{section}.{}", entry.key),
-        };
-        let line = entry.line;
-        let Some((identity, kind)) = known(&entry) else {
-            warnings.push((line, format!("Unknown key '{name}' in {}", place(line))));
-            continue;
-        };
-        if let Some((first, first_line)) = seen.get(&identity) {
-            let warning = format!(
-                "Duplicated config key '{name}' in {} (Conflicting key: '{first}' in {})",
-                place(line),
-                place(*first_line)
-            );
-            warnings.push((line, warning));
-            continue;
-        }
-        seen.insert(identity.clone(), (name.clone(), line));
-        match kind.problem(&name, &entry.value, &place(line)) {
-            Some(problem) => warnings.push((line, problem)),
-            None => _ = values.insert(identity, entry.value),
-        }
-    }
-    warnings.sort_by_key(|(line, _)| *line);
-    (values, warnings.into_iter().map(|(_, text)| text).collect())
-}
-
-/// What the entry's key is in lower case, and its kind.
-fn known(entry: &Entry) -> Option<(String, Kind)> {
-    let (section, key, kind) = KEYS.iter().find(|(section, key, _)| {
-        section.eq_ignore_ascii_case(&entry.section) && key.eq_ignore_ascii_case(&entry.key)
-    })?;
-    let current = KEYS.iter().any(|(section, other, _)| *section == "wsl2" && other == key);
-    let section = if current { "wsl2" } else { section };
-    Some((format!("{section}.{key}").to_ascii_lowercase(), *kind))
-}
-
-fn bytes(text: Option<String>) -> Option<u64> {
-    size::parse(&text?).ok()
-}
-
-fn flag(text: Option<String>, default: bool) -> bool {
-    text.and_then(|text| value::boolean(&text)).unwrap_or(default)
-}
-
 /// Milliseconds; negative is for ever.
-fn timeout(text: Option<String>, default: i64) -> Option<Duration> {
-    let milliseconds = text.and_then(|text| value::integer(&text)).unwrap_or(default);
-    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+fn timeout(milliseconds: Option<i64>, default: i64) -> Option<Duration> {
+    u64::try_from(milliseconds.unwrap_or(default)).ok().map(Duration::from_millis)
 }
 
 /// Milliseconds; what cannot be a limit is the default.
-fn limit(text: Option<String>, default: u64) -> Duration {
-    let milliseconds = text.and_then(|text| value::integer(&text));
+fn limit(milliseconds: Option<i64>, default: u64) -> Duration {
     let milliseconds = milliseconds.and_then(|number| u64::try_from(number).ok());
     Duration::from_millis(milliseconds.filter(|number| *number > 0).unwrap_or(default))
 }

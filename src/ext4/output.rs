@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -222,10 +223,21 @@ fn write_runs(
                 let offset = block * BLOCK_SIZE as u64;
                 file.write_all_at(bytes.get(..length).unwrap_or_default(), offset)?;
                 if bytes.len() == RUN {
+                    start_writeback(file, offset, length);
                     let _ = returned.send(bytes);
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Lets the host begin to write to its disk, so that little is left for the sync at the
+/// end. Only a hint: what goes wrong shows there.
+fn start_writeback(file: &File, offset: u64, length: usize) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: it takes no memory, only numbers.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
+    }
 }

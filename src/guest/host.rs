@@ -232,6 +232,8 @@ impl Platform for Host {
         Ok(Options {
             name: start.name,
             hostname: start.hostname,
+            time_zone: start.time_zone,
+            stop_limit: start.stop_limit,
             root: distro::Root::Directory(path),
             kernel: Kernel::Shared {
                 user_namespace: self.in_namespace,

@@ -131,6 +131,8 @@ impl Platform for VirtualMachine {
         Ok(Options {
             name: start.name,
             hostname: start.hostname,
+            time_zone: start.time_zone,
+            stop_limit: start.stop_limit,
             root: distro::Root::Disk { lun, staging: PathBuf::from(boot::STAGING) },
             kernel: Kernel::Own,
             shared: Some(PathBuf::from(boot::SHARED)),

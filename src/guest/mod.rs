@@ -59,7 +59,7 @@ const MAXIMUM_FILE: u64 = 16 << 20;
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut content = Vec::new();
     file.take(MAXIMUM_FILE).read_to_end(&mut content)?;

@@ -30,12 +30,14 @@ use crate::protocol::guest::{
 };
 use crate::protocol::session::{Output, SessionError, StreamKind};
 
-/// How long a distro may take to end before it is killed: the grace its own init gives,
-/// and a second.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a distro may take to end before it is killed, where it has not told.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long all distros may take when everything ends.
-const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a distro may take beyond what it takes by its own account.
+const STOP_RESERVE: Duration = Duration::from_secs(1);
+
+/// How long what the last distros have used may take to be released when everything ends.
+const POWER_OFF_RESERVE: Duration = Duration::from_secs(2);
 
 /// What distros are served on.
 pub trait Platform {
@@ -118,6 +120,8 @@ struct Distro {
     stops: Vec<u64>,
     /// Why it could not start.
     failure: Option<GuestError>,
+    /// How long it may take to stop.
+    stop_limit: Duration,
     /// When it is killed.
     kill_at: Option<Instant>,
     /// Whether its init has ended or closed its socket.
@@ -286,6 +290,7 @@ impl<P: Platform> Server<P> {
                 start: Some(id),
                 stops: Vec::new(),
                 failure: None,
+                stop_limit: STOP_TIMEOUT,
                 kill_at: None,
                 is_gone: false,
             },
@@ -294,10 +299,12 @@ impl<P: Platform> Server<P> {
     }
 
     fn stop_all(&mut self, ending: Ending) {
-        self.end_at = Some((Instant::now() + POWER_OFF_TIMEOUT, ending));
         for distro in self.distros.values_mut() {
             distro.stop();
         }
+        let last = self.distros.values().filter_map(|distro| distro.kill_at).max();
+        let time = last.unwrap_or_else(Instant::now) + POWER_OFF_RESERVE;
+        self.end_at = Some((time, ending));
     }
 
     /// Gives a session to its distro.
@@ -321,7 +328,8 @@ impl<P: Platform> Server<P> {
         for distro in self.distros.values_mut().filter(|distro| !distro.is_gone) {
             // One each: a distro that tells without end must not keep init to itself.
             match link::receive::<Report>(&distro.socket) {
-                Ok(Some((Report::Ready { warnings }, _))) => {
+                Ok(Some((Report::Ready { warnings, stop_limit }, _))) => {
+                    distro.stop_limit = stop_limit;
                     ready.extend(distro.start.take().map(|id| (id, warnings)));
                 }
                 Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
@@ -417,7 +425,7 @@ impl Distro {
     fn stop(&mut self) {
         if self.kill_at.is_none() && !self.is_gone {
             let _ = link::send(&self.socket, &Order::Stop, &[]);
-            self.kill_at = Some(Instant::now() + STOP_TIMEOUT);
+            self.kill_at = Some(Instant::now() + self.stop_limit + STOP_RESERVE);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 const BUFFER: usize = 1 << 20;
 
 /// Buffers in all.
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 16;
 
 struct Filled {
     bytes: Vec<u8>,

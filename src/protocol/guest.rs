@@ -7,6 +7,7 @@
 //! [`Session`](super::session::Session) frame follows.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,7 +15,7 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -78,6 +79,10 @@ pub struct StartDistro {
     pub root: Root,
     /// The host's name, cleaned (B141).
     pub hostname: String,
+    /// The name of the host's time zone in the tz database, where it is known.
+    pub time_zone: Option<String>,
+    /// How long the distro may take to stop in good order.
+    pub stop_limit: Duration,
 }
 
 /// Where a distro's files are, as init finds them.

@@ -46,6 +46,8 @@ pub enum Program {
 /// The user a session runs as.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum User {
+    /// The one that the distro's `wsl.conf` names, else this number (B150).
+    Default(u32),
     /// A name in the distro's `/etc/passwd`.
     Name(String),
     /// A number; one that `/etc/passwd` does not hold runs with home `/`.
@@ -132,6 +134,8 @@ pub enum Output {
     Exited(ExitStatus),
     /// The command runs.
     Started,
+    /// For the user, before [`Self::Started`].
+    Warning(String),
 }
 
 /// How a command ended.

@@ -74,7 +74,7 @@ pub fn run(
         Ok(Output::Failed(error)) => {
             return Err(Failure::new("Wsl/Service/CreateInstance", &error));
         }
-        Ok(Output::Started) => Ended(None),
+        Ok(Output::Started | Output::Warning(_)) => Ended(None),
         Err(_) => match vm.end() {
             Some(end) => return Err(end.clone()),
             None => Ended(None),

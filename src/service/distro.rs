@@ -18,6 +18,7 @@ use super::machine::{Kind, Storage};
 use super::supervisor::Supervisor;
 use super::vm::Vm;
 use crate::config::paths::Paths;
+use crate::config::{hostname, time_zone};
 use crate::error::Failure;
 use crate::protocol::guest::{GuestError, Request, Root, StartDistro};
 use crate::registry::{self, Distro, Registry, RegistryError};
@@ -62,6 +63,9 @@ fn bring_up(
         name: record.name.clone(),
         root: root.clone(),
         hostname: hostname(),
+        time_zone: time_zone::of_host(),
+        // Less than this side waits, so that the guest is the one that ends it.
+        stop_limit: vm.settings.stop_limit().mul_f32(0.8),
     });
     let mounted = vm
         .control
@@ -178,39 +182,15 @@ fn open(path: &Path, kind: Kind) -> Result<Storage, ServiceError> {
     }
 }
 
-/// The host's name as a distro may carry it: letters, digits, inner dots and hyphens, at
-/// most 64 of them, and never nothing (B141).
+/// The host's name as a distro may carry it (B141).
 fn hostname() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
-    clean_hostname(&name.to_string_lossy())
-}
-
-fn clean_hostname(name: &str) -> String {
-    let allowed = |character: char| character.is_ascii_alphanumeric() || "-.".contains(character);
-    let mut clean = String::new();
-    for character in name.chars().filter(|character| allowed(*character)) {
-        let separator = |character: char| "-.".contains(character);
-        if clean.len() < 64 && !(separator(character) && clean.ends_with(['-', '.'])) {
-            clean.push(character);
-        }
-    }
-    match clean.trim_matches(['-', '.']) {
-        "" => "localhost".to_owned(),
-        trimmed => trimmed.to_owned(),
-    }
+    hostname::clean(&name.to_string_lossy())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn b141_the_hosts_name_is_cleaned() {
-        assert_eq!(clean_hostname("build-3.lan"), "build-3.lan");
-        assert_eq!(clean_hostname("-we_ird..näme-"), "weird.nme");
-        assert_eq!(clean_hostname("___"), "localhost");
-        assert_eq!(clean_hostname(&"a".repeat(90)).len(), 64);
-    }
 
     #[test]
     fn a_disk_is_used_by_one_at_a_time() {

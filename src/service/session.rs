@@ -78,7 +78,7 @@ pub fn run(supervisor: &Arc<Supervisor>, mut client: UnixStream, run: Run, strea
         let _ = frame::write(&mut client, &Answer::Warning(warning));
     }
     let opened = find(&supervisor.paths, run.distro).and_then(|record| {
-        let user = run.user.map_or(User::Number(record.default_uid), User::Name);
+        let user = run.user.map_or(User::Default(record.default_uid), User::Name);
         let session = Session {
             distro: run.distro,
             program: run.program,
@@ -186,6 +186,10 @@ impl Relay {
                     self.pass(&Answer::Started);
                     continue;
                 }
+                Ok(Some(Output::Warning(warning))) => {
+                    self.pass(&Answer::Warning(warning));
+                    continue;
+                }
                 Ok(Some(Output::Exited(status))) => Answer::Exited(status),
                 Ok(Some(Output::Failed(error))) => {
                     Answer::Failed(Failure::new("Wsl/Service/CreateInstance", &error))
@@ -220,7 +224,7 @@ impl Relay {
 pub fn outcome(control: &mut UnixStream) -> Result<Output, FrameError> {
     loop {
         match frame::read(control)? {
-            Output::Started => {}
+            Output::Started | Output::Warning(_) => {}
             output => return Ok(output),
         }
     }

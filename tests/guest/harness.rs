@@ -24,6 +24,8 @@ pub struct Distro {
     id: Uuid,
     spawned: Spawned,
     pub root: PathBuf,
+    /// What its start told the user.
+    pub warnings: Vec<String>,
     _directory: tempfile::TempDir,
 }
 
@@ -32,8 +34,23 @@ impl Distro {
         Self::try_start(Path::new("/")).unwrap()
     }
 
+    /// Starts a distro with this `/etc/wsl.conf`.
+    pub fn with_conf(conf: &str) -> Self {
+        let distro = Self::try_start_with(Path::new("/"), |root| {
+            fs::write(root.join("etc/wsl.conf"), conf).unwrap();
+        });
+        distro.unwrap()
+    }
+
     /// Starts a distro on an overlay over `lower`.
     pub fn try_start(lower: &Path) -> Result<Self, GuestError> {
+        let distro = Self::try_start_with(lower, |_| ())?;
+        assert_eq!(distro.warnings, Vec::<String>::new());
+        Ok(distro)
+    }
+
+    /// As [`Self::try_start`], after `prepare` has had the root, and with any warnings.
+    pub fn try_start_with(lower: &Path, prepare: impl FnOnce(&Path)) -> Result<Self, GuestError> {
         assert!(nix::unistd::geteuid().is_root(), "the guest's tests need root");
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path();
@@ -50,24 +67,27 @@ impl Distro {
         let root = base.join("root");
         mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .unwrap();
+        prepare(&root);
         let shared = base.join("shared");
         fs::create_dir(&shared).unwrap();
         let executable = Path::new(env!("CARGO_BIN_EXE_wslr"));
         let spawned = host::spawn(&Mapping::Own, executable, &shared).unwrap();
         spawned.control.set_read_timeout(Some(PATIENCE)).unwrap();
         let id = Uuid::new_v4();
-        let mut distro = Self { id, spawned, root: root.clone(), _directory: directory };
+        let mut distro =
+            Self { id, spawned, root: root.clone(), warnings: vec![], _directory: directory };
         match distro.event() {
             Event::Hello { version, .. } => assert_eq!(version, VERSION),
             other => panic!("{other:?}"),
         }
-        let warnings = distro.ask(Ask::StartDistro(StartDistro {
+        distro.warnings = distro.ask(Ask::StartDistro(StartDistro {
             distro: id,
             name: "Test".into(),
             root: Root::Directory { path: root },
             hostname: "testhost".into(),
+            time_zone: Some("Europe/Berlin".into()),
+            stop_limit: Duration::from_secs(20),
         }))?;
-        assert_eq!(warnings, Vec::<String>::new());
         Ok(distro)
     }
 

@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod conf;
 mod harness;
 mod session;
 
@@ -479,7 +480,9 @@ fn what_a_distro_puts_at_the_place_of_its_files_holds_nobody_up() {
     // Links out of the tree lead nowhere but into it.
     std::os::unix::fs::symlink("../../../../../../run", at("/mnt")).unwrap();
     std::os::unix::fs::symlink("/etc/hosts", at("/etc/resolv.conf")).unwrap();
-    let distro = Distro::try_start(tree.path()).unwrap();
+    let distro = Distro::try_start_with(tree.path(), |_| ()).unwrap();
+    let warning = "Failed to open config file /etc/wsl.conf, it is not a regular file";
+    assert_eq!(distro.warnings, [warning]);
     let mut running = distro.session(Request::words(&["/init"]));
     let failed = running.next().unwrap();
     assert!(matches!(failed, Output::Failed(SessionError::System { .. })), "{failed:?}");

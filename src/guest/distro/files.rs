@@ -1,4 +1,5 @@
-//! The files a distro is given at each start: host name, hosts, resolver.
+//! The files a distro is given at each start: host name, hosts, resolver, time zone; and
+//! its own `wsl.conf`, which tells which of them it wants.
 //!
 //! Each is written beside and renamed, so that whatever the distro has put at its place
 //! (a link, a FIFO) is replaced and never opened.
@@ -6,43 +7,60 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::config::syntax::{self, AfterBadLine};
-use crate::config::value;
+use crate::config::time_zone;
+use crate::config::wslconf::{self, WslConf};
 use crate::guest::read_file;
 
-/// Where the resolver's configuration shared by all distros is.
-const SHARED_RESOLVER: &str = "/mnt/wsl/resolv.conf";
+/// Where the tz database is.
+const ZONES: &str = "/usr/share/zoneinfo";
 
-/// Writes all that `/etc/wsl.conf` does not keep (B142, B143); a failure is a warning.
-pub fn write_all(hostname: &str) -> Vec<String> {
-    let settings = read_file(Path::new("/etc/wsl.conf")).unwrap_or_default();
-    let settings = String::from_utf8_lossy(&settings);
+/// Reads the distro's `wsl.conf`, from inside its root. A missing one says nothing.
+#[must_use]
+pub fn read_conf() -> WslConf {
+    match read_file(Path::new(wslconf::PATH)) {
+        Ok(bytes) => WslConf::parse(&String::from_utf8_lossy(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => WslConf::default(),
+        Err(error) => {
+            let mut conf = WslConf::default();
+            conf.warnings.push(format!("Failed to open config file {}, {error}", wslconf::PATH));
+            conf
+        }
+    }
+}
+
+/// Where the directory that all distros share is in a distro (B146).
+#[must_use]
+pub fn shared(conf: &WslConf) -> PathBuf {
+    conf.automount.root.join("wsl")
+}
+
+/// Writes all that the distro does not keep for itself (B142, B143); a failure is a
+/// warning.
+#[must_use]
+pub fn write_all(conf: &WslConf, hostname: &str, time_zone: Option<&str>) -> Vec<String> {
     let mut results = vec![("/etc/hostname", write("/etc/hostname", &format!("{hostname}\n")))];
-    if is_wanted(&settings, "generateHosts") {
+    if conf.network.generate_hosts {
         results.push(("/etc/hosts", write("/etc/hosts", &hosts(hostname))));
     }
-    if is_wanted(&settings, "generateResolvConf") {
-        results.push(("/etc/resolv.conf", link_resolver()));
+    let resolver = shared(conf).join("resolv.conf");
+    results.push((
+        "/etc/resolv.conf",
+        if conf.network.generate_resolv_conf {
+            link_resolver(&resolver)
+        } else {
+            unlink_resolver(&resolver)
+        },
+    ));
+    if let Some(zone) = time_zone.filter(|zone| conf.follows_time_zone && time_zone::is_name(zone))
+    {
+        results.push(("/etc/localtime", set_time_zone(zone)));
     }
     let warning = |(path, result): (&str, io::Result<()>)| {
         result.err().map(|error| format!("cannot write '{path}': {error}"))
     };
     results.into_iter().filter_map(warning).collect()
-}
-
-/// Whether a file is to be generated: unless `wsl.conf` says no in `[network]`. The first
-/// occurrence of a key wins.
-fn is_wanted(settings: &str, key: &str) -> bool {
-    let (entries, _) = syntax::parse(settings, AfterBadLine::Stop);
-    entries
-        .iter()
-        .find(|entry| {
-            entry.section.eq_ignore_ascii_case("network") && entry.key.eq_ignore_ascii_case(key)
-        })
-        .and_then(|entry| value::boolean(&entry.value))
-        .unwrap_or(true)
 }
 
 /// `/etc/hosts` (B142).
@@ -67,41 +85,65 @@ fn hosts(hostname: &str) -> String {
 
 /// Replaces a file by one with this content, `0644`.
 fn write(path: &str, content: &str) -> io::Result<()> {
+    replace(path, |beside| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(beside)?;
+        file.write_all(content.as_bytes())
+    })
+}
+
+/// Replaces a file by what is made beside it.
+fn replace(path: &str, make: impl FnOnce(&str) -> io::Result<()>) -> io::Result<()> {
     let beside = format!("{path}.wslr");
     let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside)?;
-    file.write_all(content.as_bytes())?;
-    drop(file);
-    fs::rename(&beside, path).inspect_err(|_| {
+    make(&beside).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
         let _ = fs::remove_file(&beside);
     })
 }
 
 /// Points a missing or dangling `/etc/resolv.conf` to the shared one.
-fn link_resolver() -> io::Result<()> {
+fn link_resolver(shared: &Path) -> io::Result<()> {
     let path = Path::new("/etc/resolv.conf");
     if fs::metadata(path).is_ok() {
         return Ok(());
     }
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
+    remove(path)?;
+    symlink(shared, path)
+}
+
+/// Takes the link to the shared resolver away, and no other.
+fn unlink_resolver(shared: &Path) -> io::Result<()> {
+    let path = Path::new("/etc/resolv.conf");
+    if fs::read_link(path).is_ok_and(|target| target == shared) { remove(path) } else { Ok(()) }
+}
+
+/// Removes a file that may be missing.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    symlink(SHARED_RESOLVER, path)
+}
+
+/// Makes a zone the distro's, where its database has it (B232).
+fn set_time_zone(zone: &str) -> io::Result<()> {
+    let file = Path::new(ZONES).join(zone);
+    if !file.is_file() {
+        return Ok(());
+    }
+    if fs::read_link("/etc/localtime").is_ok_and(|target| target == file) {
+        return Ok(());
+    }
+    replace("/etc/localtime", |beside| symlink(&file, beside))?;
+    // Debian's older name for the same; most systems have none.
+    if fs::symlink_metadata("/etc/timezone").is_ok() {
+        write("/etc/timezone", &format!("{zone}\n"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn b142_b143_a_file_is_left_alone_where_wsl_conf_says_so() {
-        let settings = "[Network]\ngeneratehosts = False\ngenerateHosts = true\n";
-        assert!(!is_wanted(settings, "generateHosts"));
-        assert!(is_wanted(settings, "generateResolvConf"));
-        assert!(is_wanted("[other]\ngenerateHosts=false\n", "generateHosts"));
-    }
 
     #[test]
     fn b142_hosts_names_the_machine_by_both_its_names() {

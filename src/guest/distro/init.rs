@@ -4,6 +4,7 @@
 //! it is the first process of its PID namespace. Its end ends the namespace, so that
 //! nothing of a distro outlives it.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, execve};
 
 use super::link::{self, Order, Report};
 use super::{Options, root};
-use crate::guest::session::{self, Handover};
+use crate::guest::session::{self, Handover, Surroundings};
 use crate::guest::sys::{self, Forked, Reaped};
 use crate::protocol::guest::GuestError;
 use crate::protocol::session::StreamKind;
@@ -30,9 +31,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub fn run(options: &Options, socket: OwnedFd) -> ! {
     sys::reset_signals();
     let _ = nix::sys::prctl::set_name(c"init");
-    umask(Mode::from_bits_truncate(0o022));
-    let warnings = match root::enter(options) {
-        Ok(warnings) => warnings,
+    let entered = match root::enter(options) {
+        Ok(entered) => entered,
         Err(error) => {
             let _ = link::send(&socket, &Report::Failed(error), &[]);
             exit(1);
@@ -46,10 +46,20 @@ pub fn run(options: &Options, socket: OwnedFd) -> ! {
             exit(1);
         }
     };
-    if link::send(&socket, &Report::Ready { warnings }, &[]).is_err() {
+    umask(Mode::from_bits_truncate(entered.conf.umask));
+    let ready = Report::Ready { warnings: entered.warnings, stop_limit: GRACE };
+    if link::send(&socket, &ready, &[]).is_err() {
         exit(1);
     }
-    serve(options, &socket, ended);
+    let surroundings = Surroundings {
+        distro: options.name.clone(),
+        hostname: entered.hostname,
+        conf: entered.conf,
+    };
+    if let Some(command) = &surroundings.conf.boot.command {
+        run_boot_command(command, &surroundings);
+    }
+    serve(&surroundings, &socket, ended);
     // What is left has no say any more.
     let _ = sys::kill(Pid::from_raw(-1), libc::SIGKILL);
     exit(0)
@@ -65,7 +75,7 @@ fn children_ended() -> io::Result<UnixStream> {
 }
 
 /// Serves until everything has ended after [`Order::Stop`], or its grace is over.
-fn serve(options: &Options, socket: &OwnedFd, mut ended: UnixStream) {
+fn serve(surroundings: &Surroundings, socket: &OwnedFd, mut ended: UnixStream) {
     let mut deadline = None;
     loop {
         let mut polled = [
@@ -86,7 +96,7 @@ fn serve(options: &Options, socket: &OwnedFd, mut ended: UnixStream) {
         }
         match link::receive::<Order>(socket) {
             Ok(Some((Order::Session(kinds), descriptors))) => {
-                let _ = start_session(options, kinds, descriptors);
+                let _ = start_session(surroundings, kinds, descriptors);
             }
             Ok(Some((Order::Stop, _)) | None) => {
                 for signal in [Signal::SIGTERM, Signal::SIGCONT] {
@@ -120,9 +130,22 @@ fn timeout(deadline: Option<Instant>) -> PollTimeout {
     })
 }
 
+/// Runs the line that `wsl.conf` wants at each start, as root; nobody waits for it (B150).
+fn run_boot_command(line: &str, surroundings: &Surroundings) {
+    let environment = session::environment::of_root(surroundings);
+    if sys::fork().is_ok_and(|forked| forked == Forked::Child) {
+        sys::close_all_except(&[]);
+        let _ = nix::unistd::setsid();
+        let arguments =
+            [c"sh".to_owned(), c"-c".to_owned(), CString::new(line).unwrap_or_default()];
+        let _ = execve(c"/bin/sh", &arguments, &environment);
+        exit(127);
+    }
+}
+
 /// Forks the relay of one session.
 fn start_session(
-    options: &Options,
+    surroundings: &Surroundings,
     kinds: Vec<StreamKind>,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
@@ -136,7 +159,7 @@ fn start_session(
         let mut keep = vec![handover.request.as_raw_fd(), handover.control.as_raw_fd()];
         keep.extend(handover.streams.iter().map(|(_, stream)| stream.as_raw_fd()));
         sys::close_all_except(&keep);
-        session::relay::run(&options.name, &options.hostname, handover);
+        session::relay::run(surroundings, handover);
     }
     Ok(())
 }

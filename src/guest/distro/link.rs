@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
@@ -47,6 +48,8 @@ pub enum Report {
     Ready {
         /// For the user.
         warnings: Vec<String>,
+        /// How long it may take to end after [`Order::Stop`] before it is killed.
+        stop_limit: Duration,
     },
 }
 

@@ -12,6 +12,7 @@ pub mod root;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -23,8 +24,12 @@ use super::sys::{self, Forked};
 pub struct Options {
     /// Its registered name (`WSL_DISTRO_NAME`).
     pub name: String,
-    /// Its host name, cleaned (B141).
+    /// Its host name unless it has one of its own, cleaned (B141).
     pub hostname: String,
+    /// The name of the host's time zone in the tz database, where it is known.
+    pub time_zone: Option<String>,
+    /// How long it may take to stop in good order.
+    pub stop_limit: Duration,
     /// Where its files are.
     pub root: Root,
     /// Whose kernel it runs on.

@@ -13,17 +13,29 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
 use super::{Kernel, Options, Root, files, mounts};
+use crate::config::wslconf::WslConf;
 use crate::guest::{disk, sys};
 use crate::protocol::guest::GuestError;
 
 /// Devices of the starter's `/dev` that a distro without the machine's devices gets.
 const HARMLESS: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
 
-/// Enters the distro, in the namespaces of this process. Gives warnings for the user.
+/// A distro entered.
+#[derive(Debug)]
+pub struct Entered {
+    /// What its `wsl.conf` says.
+    pub conf: WslConf,
+    /// Its host name.
+    pub hostname: String,
+    /// For the user.
+    pub warnings: Vec<String>,
+}
+
+/// Enters the distro, in the namespaces of this process.
 ///
 /// # Errors
 /// Where the root cannot be mounted or is no distro, or a mount it cannot do without fails.
-pub fn enter(options: &Options) -> Result<Vec<String>, GuestError> {
+pub fn enter(options: &Options) -> Result<Entered, GuestError> {
     let brought = bring(options)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount_at(None, Path::new("/"), None, private, None)
@@ -45,12 +57,21 @@ pub fn enter(options: &Options) -> Result<Vec<String>, GuestError> {
     if fs::symlink_metadata("/etc").is_err() && fs::metadata("/bin/sh").is_err() {
         return Err(GuestError::NotALinuxDistro);
     }
-    sethostname(&options.hostname)
+    let mut conf = files::read_conf();
+    warnings.append(&mut conf.warnings);
+    let hostname = conf.network.hostname.as_ref().unwrap_or(&options.hostname).clone();
+    sethostname(&hostname)
         .map_err(|error| GuestError::system("setting the host name", &error.into()))?;
     warnings.extend(mounts::mount_all(options.kernel)?);
-    warnings.extend(brought.into_iter().filter_map(|(mount, target)| mount.attach(&target)));
-    warnings.extend(files::write_all(&options.hostname));
-    Ok(warnings)
+    for (mount, place) in brought {
+        let target = match place {
+            Place::At(target) => target,
+            Place::Shared => files::shared(&conf),
+        };
+        warnings.extend(mount.attach(&target));
+    }
+    warnings.extend(files::write_all(&conf, &hostname, options.time_zone.as_deref()));
+    Ok(Entered { conf, hostname, warnings })
 }
 
 /// A detached mount for a place in the distro, and whether that is a file.
@@ -70,10 +91,17 @@ impl Brought {
     }
 }
 
+/// Where in the distro something from outside goes.
+enum Place {
+    At(PathBuf),
+    /// The directory that all distros share, where the distro wants it (B146).
+    Shared,
+}
+
 /// Copies what is mounted into the distro from outside.
-fn bring(options: &Options) -> Result<Vec<(Brought, PathBuf)>, GuestError> {
+fn bring(options: &Options) -> Result<Vec<(Brought, Place)>, GuestError> {
     let mut brought = Vec::new();
-    let mut add = |source: &Path, target: PathBuf, read_only: bool, is_file: bool| {
+    let mut add = |source: &Path, target: Place, read_only: bool, is_file: bool| {
         sys::copy_mount(source)
             .and_then(|mount| {
                 if read_only {
@@ -86,18 +114,19 @@ fn bring(options: &Options) -> Result<Vec<(Brought, PathBuf)>, GuestError> {
     };
     if options.kernel != Kernel::Own {
         for name in HARMLESS {
-            add(&Path::new("/dev").join(name), Path::new("/dev").join(name), false, true)?;
+            let path = Path::new("/dev").join(name);
+            add(&path, Place::At(path.clone()), false, true)?;
         }
     }
     if let Some(shared) = &options.shared {
-        add(shared, "/mnt/wsl".into(), false, false)?;
+        add(shared, Place::Shared, false, false)?;
     }
     if let Some(init) = &options.init {
-        add(init, "/init".into(), true, true)?;
+        add(init, Place::At("/init".into()), true, true)?;
     }
     if let Some(modules) = &options.modules {
         let target = Path::new("/lib/modules").join(&modules.release);
-        add(&modules.directory, target, true, false)?;
+        add(&modules.directory, Place::At(target), true, false)?;
     }
     Ok(brought)
 }

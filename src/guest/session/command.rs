@@ -44,6 +44,8 @@ pub struct Command {
     pub account: Account,
     /// Where.
     pub directory: Directory,
+    /// The mask of new files' permissions.
+    pub umask: u32,
 }
 
 impl Command {
@@ -54,6 +56,7 @@ impl Command {
         environment: Environment,
         account: Account,
         directory: Directory,
+        umask: u32,
     ) -> Option<Self> {
         let shell = CString::new(account.shell.clone()).ok()?;
         let name = account.shell.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -71,7 +74,7 @@ impl Command {
             }
             Program::Shell => (shell, vec![login_name]),
         };
-        Some(Self { program, arguments, environment, account, directory })
+        Some(Self { program, arguments, environment, account, directory, umask })
     }
 
     /// Turns this process, a fresh child, into the command.
@@ -88,7 +91,7 @@ impl Command {
     }
 
     fn become_user(&self) -> Result<(), Errno> {
-        umask(Mode::from_bits_truncate(0o022));
+        umask(Mode::from_bits_truncate(self.umask));
         // What the machine's own processes are spared, a command is not.
         let _ = fs::write("/proc/self/oom_score_adj", "0");
         let groups: Vec<Gid> = self.account.groups.iter().copied().map(Gid::from_raw).collect();

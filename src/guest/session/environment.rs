@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
-use super::users::Account;
+use super::Surroundings;
+use super::users::{self, Account};
 use crate::guest::read_file;
+use crate::protocol::session::User;
 
 /// The search path of a session, unless the distro says otherwise.
 const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:\
@@ -22,13 +24,13 @@ pub type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
 #[must_use]
 pub fn build(
     account: &Account,
-    distro: &str,
-    hostname: &str,
+    surroundings: &Surroundings,
     from_host: Vec<(Vec<u8>, Vec<u8>)>,
 ) -> Environment {
     let files = [Path::new("/etc/default/locale"), Path::new("/etc/locale.conf")];
     let locale = files.into_iter().find_map(|path| read_file(path).ok()).unwrap_or_default();
     let distro_wide = read_file(Path::new("/etc/environment")).unwrap_or_default();
+    let Surroundings { distro, hostname, .. } = surroundings;
     merge(account, distro, hostname, from_host, &distro_wide, &locale)
 }
 
@@ -67,6 +69,14 @@ fn merge(
     set(b"USER", &account.name);
     set(b"WSL_DISTRO_NAME", distro.as_bytes());
     environment
+}
+
+/// The environment of what a distro's init starts for itself, as root.
+#[must_use]
+pub fn of_root(surroundings: &Surroundings) -> Vec<CString> {
+    let root =
+        users::find(&User::Number(0), None).ok().flatten().unwrap_or_else(|| Account::unnamed(0));
+    to_strings(&build(&root, surroundings, Vec::new()))
 }
 
 /// The environment as `execve` takes it.

@@ -11,7 +11,19 @@ pub mod users;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use crate::config::wslconf::WslConf;
 use crate::protocol::session::StreamKind;
+
+/// What every session of a distro finds.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The distro's registered name.
+    pub distro: String,
+    /// Its host name.
+    pub hostname: String,
+    /// What its `wsl.conf` says.
+    pub conf: WslConf,
+}
 
 /// A session as the distro's init receives it.
 #[derive(Debug)]

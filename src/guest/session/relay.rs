@@ -18,11 +18,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, pipe2, tcgetpgrp};
 
-use super::Handover;
 use super::command::{Command, Standard};
 use super::plumbing::Plumbing;
 use super::pump::Pump;
 use super::terminal::Terminal;
+use super::{Handover, Surroundings};
 use super::{environment, users};
 use crate::guest::sys::{self, Ended, Forked, Reaped};
 use crate::protocol::frame;
@@ -45,13 +45,13 @@ const TERMINAL_REST: usize = 1 << 20;
 /// How long the service may take to receive a message.
 const CONTROL_TIMEOUT: u16 = 10_000;
 
-/// Runs one session; `distro` and `hostname` are the distro's names.
-pub fn run(distro: &str, hostname: &str, handover: Handover) -> ! {
+/// Runs one session.
+pub fn run(surroundings: &Surroundings, handover: Handover) -> ! {
     // Blocked and not ignored: what the command inherits is only the mask, which it resets.
     let _ = SigSet::all().thread_block();
     let _ = nix::sys::prctl::set_name(c"relay");
     let mut control = File::from(handover.control);
-    let prepared = prepare(distro, hostname, handover.request, handover.streams);
+    let prepared = prepare(surroundings, handover.request, handover.streams);
     match prepared {
         Err(error) => {
             send(&mut control, &Output::Failed(error));
@@ -67,8 +67,7 @@ pub(super) fn system(action: &str) -> impl Fn(io::Error) -> SessionError {
 }
 
 fn prepare(
-    distro: &str,
-    hostname: &str,
+    surroundings: &Surroundings,
     mut request: File,
     streams: Vec<(StreamKind, OwnedFd)>,
 ) -> Result<(Relay, SignalFd), SessionError> {
@@ -80,19 +79,19 @@ fn prepare(
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| system("watching child processes")(error.into()))?;
     let session = read_request(&mut request).map_err(system("reading the request"))?;
-    let account =
-        users::find(&session.user).map_err(system("reading '/etc/passwd'"))?.ok_or_else(|| {
-            SessionError::UserNotFound {
-                name: match &session.user {
-                    User::Name(name) => name.clone(),
-                    User::Number(uid) => uid.to_string(),
-                },
-            }
+    let account = users::find(&session.user, surroundings.conf.default_user.as_deref())
+        .map_err(system("reading '/etc/passwd'"))?
+        .ok_or_else(|| SessionError::UserNotFound {
+            name: match &session.user {
+                User::Name(name) => name.clone(),
+                User::Default(uid) | User::Number(uid) => uid.to_string(),
+            },
         })?;
     let mut plumbing = Plumbing::new(&session, streams, account.uid)?;
+    let umask = surroundings.conf.umask;
     let report_missing = matches!(session.program, Program::Arguments(_));
-    let environment = environment::build(&account, distro, hostname, session.environment);
-    let command = Command::new(session.program, environment, account, session.directory)
+    let environment = environment::build(&account, surroundings, session.environment);
+    let command = Command::new(session.program, environment, account, session.directory, umask)
         .ok_or_else(|| SessionError::System {
             action: "reading the command".to_owned(),
             reason: "it is empty or holds a NUL byte".to_owned(),

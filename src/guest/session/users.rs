@@ -27,14 +27,35 @@ pub struct Account {
     pub shell: Vec<u8>,
 }
 
-/// Looks a user up; `None` where a name is unknown. A number needs no entry.
+impl Account {
+    /// A user that `/etc/passwd` does not know. Root's gid is 0 even without that file.
+    #[must_use]
+    pub fn unnamed(uid: u32) -> Self {
+        Self {
+            name: uid.to_string().into_bytes(),
+            uid,
+            gid: uid,
+            groups: vec![uid],
+            home: b"/".to_vec(),
+            shell: b"/bin/sh".to_vec(),
+        }
+    }
+}
+
+/// Looks a user up; `None` where a name is unknown. A number needs no entry. `default` is
+/// the name that `wsl.conf` gives the default user; an unknown one counts for nothing
+/// (B150).
 ///
 /// # Errors
 /// Where `/etc/passwd` exists and cannot be read.
-pub fn find(user: &User) -> io::Result<Option<Account>> {
+pub fn find(user: &User, default: Option<&str>) -> io::Result<Option<Account>> {
     let passwd = read_or_empty(Path::new("/etc/passwd"))?;
     let group = read_or_empty(Path::new("/etc/group")).unwrap_or_default();
-    Ok(account(user, &passwd, &group))
+    let named = match (user, default) {
+        (User::Default(_), Some(name)) => account(&User::Name(name.to_owned()), &passwd, &group),
+        _ => None,
+    };
+    Ok(named.or_else(|| account(user, &passwd, &group)))
 }
 
 fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
@@ -48,20 +69,12 @@ fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
 fn account(user: &User, passwd: &[u8], group: &[u8]) -> Option<Account> {
     let is_wanted = |account: &Account| match user {
         User::Name(name) => account.name == name.as_bytes(),
-        User::Number(uid) => account.uid == *uid,
+        User::Default(uid) | User::Number(uid) => account.uid == *uid,
     };
     let found = passwd.split(|byte| *byte == b'\n').filter_map(parse_passwd).find(is_wanted);
     let mut account = match (found, user) {
         (Some(account), _) => account,
-        // Root's gid is 0 even in a distro without a password file.
-        (None, User::Number(uid)) => Account {
-            name: uid.to_string().into_bytes(),
-            uid: *uid,
-            gid: *uid,
-            groups: Vec::new(),
-            home: b"/".to_vec(),
-            shell: b"/bin/sh".to_vec(),
-        },
+        (None, User::Default(uid) | User::Number(uid)) => Account::unnamed(*uid),
         (None, User::Name(_)) => return None,
     };
     account.groups = vec![account.gid];
