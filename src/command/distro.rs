@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::grammar::{Run, Selection};
 use super::run::{self, Launch};
-use super::{client, output, versions};
+use super::{client, output};
 use crate::config::paths::Paths;
 use crate::error::Failure;
 use crate::protocol::session::Directory;
@@ -65,12 +65,9 @@ pub(super) fn set_default(paths: &Paths, name: &str) -> Result<(), Failure> {
 pub(super) fn set_version(paths: &Paths, name: &str, version: u32) -> Result<(), Failure> {
     let distro = load(paths)?.find(name).map_err(service)?.clone();
     if distro.version == version {
-        let message = "The distribution is already the requested version.";
-        return Err(Failure::plain(message).with_code("Wsl/Service/WSL_E_VM_MODE_INVALID_STATE"));
+        return Err(service(RegistryError::SameVersion { name: distro.name, version }));
     }
-    output::print("Conversion in progress, this may take a few minutes.\n")?;
-    versions::announce(version)?;
-    output::success()
+    Err(Failure::plain("distributions cannot be converted yet").with_code("Wsl/Service/E_NOTIMPL"))
 }
 
 /// Ends the VM with all distros, and the service.

@@ -185,6 +185,7 @@ mod tests {
             version: 2,
             base_path: "/nowhere".into(),
             disk: "ext4.img".to_owned(),
+            leftover: None,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,

@@ -180,7 +180,7 @@ fn b061_a_conversion_to_the_same_version_or_of_nothing() {
     let home = home_with_two();
     home.wslr(["--set-version", "debian", "2"])
         .fails(
-            "The distribution is already the requested version.",
+            "The distribution 'Debian' is already version 2.",
             None,
             Some("Wsl/Service/WSL_E_VM_MODE_INVALID_STATE"),
         )

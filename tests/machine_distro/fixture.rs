@@ -53,6 +53,11 @@ pub fn home() -> &'static Home {
     })
 }
 
+/// Adds settings of `[wsl2]` to the usual ones.
+pub fn configure(more: &str) {
+    home().write(".wslconfig", format!("{CONFIGURATION}{more}"));
+}
+
 /// Runs words in a distro, without input.
 pub fn in_distro(distro: &str, words: &[&str]) -> Output {
     let mut test = home().wslr(["-d", distro, "--"]);

@@ -75,7 +75,7 @@ fn b061_a_version_that_it_has_already() {
     home()
         .wslr(["--set-version", "alpha", "1"])
         .fails(
-            "The distribution is already the requested version.",
+            "The distribution 'Alpha' is already version 1.",
             None,
             Some("Wsl/Service/WSL_E_VM_MODE_INVALID_STATE"),
         )
