@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use crate::support::{Home, debian};
 
@@ -98,8 +98,7 @@ fn empty_home() -> Home {
 fn ordinary_user() -> (u32, u32) {
     static IDS: OnceLock<(u32, u32)> = OnceLock::new();
     *IDS.get_or_init(|| {
-        let find = || User::from_name(USER).unwrap();
-        if find().is_none() {
+        if ids_of(USER).is_none() {
             for path in ["/etc/subuid", "/etc/subgid"] {
                 fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
             }
@@ -109,9 +108,18 @@ fn ordinary_user() -> (u32, u32) {
             let ranges = fs::read_to_string(path).unwrap();
             assert!(ranges.contains(USER), "'{path}' has no range for {USER}");
         }
-        let user = find().unwrap();
-        (user.uid.as_raw(), user.gid.as_raw())
+        ids_of(USER).unwrap()
     })
+}
+
+/// The ids of a user in `/etc/passwd`: the C library's way needs a dynamic executable.
+fn ids_of(name: &str) -> Option<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let fields: Vec<&str> = passwd
+        .lines()
+        .map(|line| line.split(':').collect())
+        .find(|fields: &Vec<&str>| fields[0] == name)?;
+    Some((fields[2].parse().ok()?, fields[3].parse().ok()?))
 }
 
 /// Installs the Debian under a name, in version 1.
