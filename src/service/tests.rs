@@ -278,6 +278,7 @@ impl Service {
             version: 2,
             base_path: base,
             disk: "ext4.img".to_owned(),
+            leftover: None,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,
