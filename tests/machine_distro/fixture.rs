@@ -18,7 +18,7 @@ pub const ALPHA: &str = "Alpha";
 pub const BETA: &str = "Beta";
 
 /// Limits that a software processor can meet, and little memory.
-const CONFIGURATION: &str = "\
+pub const CONFIGURATION: &str = "\
 [general]
 instanceIdleTimeout=600000
 [wsl2]

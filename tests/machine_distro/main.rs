@@ -11,6 +11,7 @@
 mod support;
 
 mod fixture;
+mod packages;
 mod terminal;
 mod words;
 
