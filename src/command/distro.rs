@@ -12,9 +12,11 @@ use super::grammar::{Run, Selection};
 use super::run::{self, Launch};
 use super::{client, output};
 use crate::config::paths::Paths;
+use crate::convert::convert;
 use crate::error::Failure;
 use crate::protocol::session::Directory;
 use crate::registry::{self, Registry, RegistryError};
+use crate::terminal::progress::Progress;
 
 /// How often a disk that a service has just let go of is tried.
 const ATTEMPTS: u32 = 20;
@@ -67,7 +69,9 @@ pub(super) fn set_version(paths: &Paths, name: &str, version: u32) -> Result<(),
     if distro.version == version {
         return Err(service(RegistryError::SameVersion { name: distro.name, version }));
     }
-    Err(Failure::plain("distributions cannot be converted yet").with_code("Wsl/Service/E_NOTIMPL"))
+    convert(paths, distro.id, version, &Progress::on_terminal())
+        .map_err(|error| Failure::new("Wsl/Service", &error))?;
+    output::success()
 }
 
 /// Ends the VM with all distros, and the service.
