@@ -2,27 +2,27 @@
 //! this system's own, under an overlay in memory.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Child;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::poll::{PollFd, PollFlags, poll};
 use uuid::Uuid;
-use wslr::guest::distro::link::{self, Order, Report};
-use wslr::guest::distro::{Devices, Options, Root, entry};
-use wslr::protocol::guest::GuestError;
+use wslr::guest::host::{self, Spawned};
+use wslr::namespaces::user::Mapping;
+use wslr::protocol::frame;
+use wslr::protocol::guest::{
+    Envelope, Event, GuestError, Request as Ask, Root, StartDistro, VERSION,
+};
 use wslr::protocol::session::StreamKind;
 
 use super::session::{Finished, PATIENCE, Request, Running};
 
 /// A running distro.
 pub struct Distro {
-    pub link: OwnedFd,
-    pub process: Child,
+    id: Uuid,
+    spawned: Spawned,
     pub root: PathBuf,
     /// What its start told the user.
     pub warnings: Vec<String>,
@@ -68,34 +68,46 @@ impl Distro {
         mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .unwrap();
         prepare(&root);
-        let options = Options {
+        let shared = base.join("shared");
+        fs::create_dir(&shared).unwrap();
+        let executable = Path::new(env!("CARGO_BIN_EXE_wslr"));
+        let spawned = host::spawn(&Mapping::Own, executable, &shared).unwrap();
+        spawned.control.set_read_timeout(Some(PATIENCE)).unwrap();
+        let id = Uuid::new_v4();
+        let mut distro =
+            Self { id, spawned, root: root.clone(), warnings: vec![], _directory: directory };
+        match distro.event() {
+            Event::Hello { version, .. } => assert_eq!(version, VERSION),
+            other => panic!("{other:?}"),
+        }
+        distro.warnings = distro.ask(Ask::StartDistro(StartDistro {
+            distro: id,
             name: "Test".into(),
+            root: Root::Directory { path: root },
             hostname: "testhost".into(),
             time_zone: Some("Europe/Berlin".into()),
             stop_limit: Duration::from_secs(20),
-            root: Root::Directory(root.clone()),
-            devices: Devices::Harmless,
-            shared: None,
-            init: Some(env!("CARGO_BIN_EXE_wslr").into()),
-            modules: None,
-        };
-        let executable = Path::new(env!("CARGO_BIN_EXE_wslr"));
-        let (process, link) = entry::spawn(executable, &options).unwrap();
-        let mut distro = Self { link, process, root, warnings: vec![], _directory: directory };
-        wait_readable(&distro.link);
-        match link::receive(&distro.link).unwrap() {
-            Some((Report::Ready { warnings, .. }, _)) => {
-                distro.warnings = warnings;
-                Ok(distro)
+        }))?;
+        Ok(distro)
+    }
+
+    fn event(&mut self) -> Event {
+        frame::read(&mut self.spawned.control).unwrap()
+    }
+
+    /// Asks the process that serves the distro.
+    fn ask(&mut self, request: Ask) -> Result<Vec<String>, GuestError> {
+        frame::write(&mut self.spawned.control, &Envelope { id: 1, request }).unwrap();
+        loop {
+            if let Event::Reply { result, .. } = self.event() {
+                return result;
             }
-            Some((Report::Failed(error), _)) => Err(error),
-            None => panic!("the distro's init is gone"),
         }
     }
 
     /// Starts a session.
     pub fn session(&self, request: Request) -> Running {
-        let session = request.session(Uuid::nil());
+        let session = request.session(self.id);
         let encoded = postcard::to_stdvec(&session).unwrap();
         let (control, theirs) = UnixStream::pair().unwrap();
         let mut ours = Vec::new();
@@ -105,7 +117,7 @@ impl Distro {
             ours.push((kind, here));
             streams.push((kind, there.into()));
         }
-        link::send_session(&self.link, &encoded, &theirs, &streams).unwrap();
+        host::deliver(&self.spawned.sessions, self.id, &encoded, &theirs, &streams).unwrap();
         control.set_read_timeout(Some(PATIENCE)).unwrap();
         Running { control, streams: ours }
     }
@@ -123,31 +135,22 @@ impl Distro {
     /// As [`Self::stop`], and looks at something before its root goes.
     pub fn stop_keeping<T>(mut self, look: impl FnOnce() -> T) -> (Duration, T) {
         let start = Instant::now();
-        link::send(&self.link, &Order::Stop, &[]).unwrap();
-        self.wait_end();
+        self.ask(Ask::StopDistro { distro: self.id }).unwrap();
         (start.elapsed(), look())
     }
 
-    /// Waits for the end of its processes.
+    /// Waits for its end by itself.
     pub fn wait_end(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.process.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the distro does not end");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let event = self.event();
+        assert_eq!(event, Event::DistroExited { distro: self.id });
     }
 }
 
 impl Drop for Distro {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.spawned.child.kill();
+        let _ = self.spawned.child.wait();
         let _ = umount2(&self.root, MntFlags::MNT_DETACH);
         let _ = umount2(self._directory.path(), MntFlags::MNT_DETACH);
     }
-}
-
-fn wait_readable(fd: &impl AsFd) {
-    let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut polled, 20_000_u16).unwrap(), 1, "no answer");
 }

@@ -371,7 +371,8 @@ fn a_distro_without_processes_stops_at_once() {
 fn an_empty_root_is_no_distro() {
     let empty = tempfile::tempdir().unwrap();
     let result = Distro::try_start(empty.path());
-    assert!(matches!(result.map(|_| ()), Err(GuestError::NotALinuxDistro)));
+    let error = result.map(|_| ()).unwrap_err();
+    assert!(matches!(error, GuestError::NotALinuxDistro), "{error:?}");
 }
 
 #[test]
