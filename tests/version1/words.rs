@@ -84,7 +84,7 @@ fn b014_exec_expands_nothing() {
 }
 
 fn b015_shell_types() {
-    home().wslr(["--", "-x"]).stderr("[..]-x[..]not found\n").status(127).run();
+    home().wslr(["--", "-x"]).stderr("bash: line 1: -x: command not found\n").status(127).run();
     let login = "shopt -q login_shell && echo login || echo plain";
     home().wslr(["--shell-type", "login", login]).stdout("login\n").run();
     home().wslr(["--shell-type", "standard", login]).stdout("plain\n").run();
