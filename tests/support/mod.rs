@@ -7,6 +7,7 @@
 pub mod debian;
 pub mod server;
 pub mod tar;
+pub mod tree;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
