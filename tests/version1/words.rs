@@ -134,6 +134,10 @@ fn a_command_has_a_private_world() {
         shell("stat -c %U:%G /etc/shadow /etc/passwd /usr/bin/passwd"),
         "root:shadow\nroot:root\nroot:root\n"
     );
+    // Users can reach what all programs need.
+    let line =
+        "cat /etc/resolv.conf /etc/hosts /etc/hostname >/dev/null && stat -c %a /mnt /mnt/wsl";
+    home().wslr(["-u", "games", "--", "sh", "-c", line]).stdout("755\n755\n").run();
     // Root can give files away, and others then own them.
     let line = "touch /root/given && chown games:mail /root/given && stat -c %U:%G /root/given";
     assert_eq!(shell(line), "games:mail\n");
