@@ -70,7 +70,7 @@ impl Command {
             }
             Program::Line { line, login } => {
                 let name = if login { login_name } else { name };
-                (shell, vec![name, c"-c".to_owned(), CString::new(line).ok()?])
+                (shell, vec![name, c"-c".to_owned(), CString::new(as_script(line)).ok()?])
             }
             Program::Shell => (shell, vec![login_name]),
         };
@@ -192,4 +192,12 @@ fn as_os(path: &CString) -> std::ffi::OsString {
 
 fn to_errno(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+/// A line as the word after a shell's `-c`: one that starts with a dash would be taken for
+/// an option (B015), and no shell minds a space.
+fn as_script(mut line: Vec<u8>) -> Vec<u8> {
+    if line.starts_with(b"-") {
+        line.insert(0, b' ');
+    }
+    line
 }
