@@ -10,6 +10,7 @@ pub mod init;
 pub mod link;
 pub mod mounts;
 pub mod root;
+pub mod systemd;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
