@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -26,7 +27,38 @@ pub struct Distro {
     pub root: PathBuf,
     /// What its start told the user.
     pub warnings: Vec<String>,
+    group: Option<Group>,
     _directory: tempfile::TempDir,
+}
+
+/// A cgroup of version 2 that goes with its processes.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let mount = mount.expect("systemd needs a cgroup v2 hierarchy").split(' ').nth(1).unwrap();
+        let path = Path::new(mount).join(format!("wslr-test-{}", Uuid::new_v4()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        fn remove(group: &Path) {
+            for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&entry.path());
+                }
+            }
+            let _ = fs::remove_dir(group);
+        }
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        thread::sleep(Duration::from_millis(50));
+        remove(&self.0);
+    }
 }
 
 impl Distro {
@@ -42,6 +74,36 @@ impl Distro {
         distro.unwrap()
     }
 
+    /// Starts a Debian that has systemd, in a cgroup of its own.
+    ///
+    /// The tree is the one that `WSLR_TEST_SYSTEMD` names.
+    pub fn with_systemd(conf: &str) -> Self {
+        Self::with_systemd_and(conf, |_| ())
+    }
+
+    /// As [`Self::with_systemd`], after `prepare` has had the root.
+    pub fn with_systemd_and(conf: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let tree = std::env::var_os("WSLR_TEST_SYSTEMD")
+            .expect("WSLR_TEST_SYSTEMD must name the tree of a Debian with systemd");
+        let directory = tempfile::tempdir().unwrap();
+        let group = Group::new();
+        let wrapper = directory.path().join("wslr");
+        let script = format!(
+            "#!/bin/bash\necho $$ >'{}/cgroup.procs'\nexec -a wslr-distro '{}'\n",
+            group.0.display(),
+            env!("CARGO_BIN_EXE_wslr")
+        );
+        fs::write(&wrapper, script).unwrap();
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut distro = Self::start_by(&wrapper, Path::new(&tree), |root| {
+            fs::write(root.join("etc/wsl.conf"), conf).unwrap();
+            prepare(root);
+        })
+        .unwrap();
+        distro.group = Some(group);
+        distro
+    }
+
     /// Starts a distro on an overlay over `lower`.
     pub fn try_start(lower: &Path) -> Result<Self, GuestError> {
         let distro = Self::try_start_with(lower, |_| ())?;
@@ -51,6 +113,14 @@ impl Distro {
 
     /// As [`Self::try_start`], after `prepare` has had the root, and with any warnings.
     pub fn try_start_with(lower: &Path, prepare: impl FnOnce(&Path)) -> Result<Self, GuestError> {
+        Self::start_by(Path::new(env!("CARGO_BIN_EXE_wslr")), lower, prepare)
+    }
+
+    fn start_by(
+        executable: &Path,
+        lower: &Path,
+        prepare: impl FnOnce(&Path),
+    ) -> Result<Self, GuestError> {
         assert!(nix::unistd::geteuid().is_root(), "the guest's tests need root");
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path();
@@ -79,9 +149,9 @@ impl Distro {
             init: Some(env!("CARGO_BIN_EXE_wslr").into()),
             modules: None,
         };
-        let executable = Path::new(env!("CARGO_BIN_EXE_wslr"));
         let (process, link) = entry::spawn(executable, &options).unwrap();
-        let mut distro = Self { link, process, root, warnings: vec![], _directory: directory };
+        let mut distro =
+            Self { link, process, root, warnings: vec![], group: None, _directory: directory };
         wait_readable(&distro.link);
         match link::receive(&distro.link).unwrap() {
             Some((Report::Ready { warnings, .. }, _)) => {
@@ -107,7 +177,7 @@ impl Distro {
         }
         link::send_session(&self.link, &encoded, &theirs, &streams).unwrap();
         control.set_read_timeout(Some(PATIENCE)).unwrap();
-        Running { control, streams: ours }
+        Running { control, streams: ours, warnings: vec![] }
     }
 
     /// Runs a shell line to its end, with pipes.

@@ -8,6 +8,7 @@
 mod conf;
 mod harness;
 mod session;
+mod systemd;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -64,6 +64,8 @@ const POWER_OFF: i32 = 34 + 4;
 pub struct Systemd {
     /// To the first process: closed by it when it becomes systemd.
     first: UnixStream,
+    /// It has been closed.
+    is_executed: bool,
     notify: UnixDatagram,
     stage: Stage,
     limit: Duration,
@@ -124,7 +126,7 @@ impl Systemd {
                 let _ = nix::sys::prctl::set_child_subreaper(true);
                 let _ = child.set_nonblocking(true);
                 let limit = conf.boot.init_timeout;
-                Ok(Self { first: child, notify, stage: Stage::Held, limit })
+                Ok(Self { first: child, is_executed: false, notify, stage: Stage::Held, limit })
             }
         }
     }
@@ -157,7 +159,13 @@ impl Systemd {
     /// What to poll for while it is starting.
     #[must_use]
     pub fn interests(&self) -> Vec<BorrowedFd<'_>> {
-        if self.is_starting() { vec![self.notify.as_fd()] } else { Vec::new() }
+        let mut all = Vec::new();
+        if self.is_starting() {
+            all.push(self.notify.as_fd());
+            // Its end would be ready for ever.
+            all.extend((!self.is_executed).then(|| self.first.as_fd()));
+        }
+        all
     }
 
     /// Until when to poll.
@@ -173,10 +181,13 @@ impl Systemd {
     pub fn advance(&mut self) -> Progress {
         let Stage::Starting { deadline } = self.stage else { return Progress::Done(None) };
         let mut errno = [0; 4];
-        if self.first.read_exact(&mut errno).is_ok() {
-            self.stage = Stage::Failed;
-            let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            return Progress::Failed(format!("'/sbin/init' cannot be executed: {error}"));
+        match self.first.read_exact(&mut errno) {
+            Ok(()) => {
+                self.stage = Stage::Failed;
+                let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+                return Progress::Failed(format!("'/sbin/init' cannot be executed: {error}"));
+            }
+            Err(error) => self.is_executed |= error.kind() != io::ErrorKind::WouldBlock,
         }
         let mut message = [0; 4096];
         while let Ok(length) = self.notify.recv(&mut message) {
