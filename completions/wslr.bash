@@ -5,14 +5,23 @@ _wslr() {
     case $verb in
         --install)
             words="--distribution -d --from-file -f --location -l --name --no-distribution --no-launch -n --version --vhd-size"
-            [[ $current == -* ]] || words="$(wslr --list --online --quiet 2>/dev/null)"
+            [[ $current != -* ]] && words="$(wslr --list --online --quiet 2>/dev/null)"
             ;;
         --list|-l)
             words="--all --running --quiet -q --verbose -v --online -o --json"
             ;;
         --set-default|-s)
             words=""
-            [[ $current == -* ]] || words="$(wslr --list --quiet 2>/dev/null)"
+            [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
+            ;;
+        --set-default-version)
+            words=""
+            [[ $current != -* ]] && words="$(seq 2)"
+            ;;
+        --set-version)
+            words=""
+            [[ $COMP_CWORD -eq 2 && $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
+            [[ $COMP_CWORD -eq 3 && $current != -* ]] && words="$(seq 2)"
             ;;
         --shutdown)
             words="--force"
@@ -22,11 +31,11 @@ _wslr() {
             ;;
         --terminate|-t)
             words=""
-            [[ $current == -* ]] || words="$(wslr --list --quiet 2>/dev/null)"
+            [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
             ;;
         --unregister)
             words=""
-            [[ $current == -* ]] || words="$(wslr --list --quiet 2>/dev/null)"
+            [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
             ;;
         --version|-v)
             words="--json"
@@ -34,7 +43,7 @@ _wslr() {
         *)
             case $previous in
                 --distribution|-d) words="$(wslr --list --quiet 2>/dev/null)" ;;
-                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --install --list -l --set-default -s --shutdown --status --terminate -t --unregister --update --version -v" ;;
+                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --install --list -l --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unregister --update --version -v" ;;
             esac
             ;;
     esac

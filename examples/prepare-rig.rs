@@ -4,7 +4,7 @@
 //! assembled from Debian's packages and written by the ext4 writer, and the initramfs that
 //! joins them is packed by what packs the guest's. No privileges, no other tools.
 //! `SCRIPTS` is `tests/rig`; `TARGET` gets `data/kernels`, `kernel/` (what the tests boot),
-//! `initramfs` and `root.img`.
+//! `initramfs`, `root.img`, and `packages.img`: a distro put together as for any user.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use wslr::archive::assemble::assemble_packages;
+use wslr::archive::assemble::{assemble, assemble_packages};
 use wslr::archive::{Repository, closure, deb};
 use wslr::config::paths::Paths;
 use wslr::download::Fetcher;
@@ -38,7 +38,7 @@ const PACKAGES: &[&str] = &[
     "strace",
 ];
 
-/// The apparent size of the root disk.
+/// The apparent size of the disks.
 const ROOT_SIZE: u64 = 16 << 30;
 
 /// Where busybox is in its package.
@@ -57,6 +57,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let repository = Repository::open(&source, &fetcher, &paths.cache, &progress)?;
 
     let busybox = write_root(&repository, &target)?;
+    let options = ext4::Options { size: ROOT_SIZE, ..ext4::Options::default() };
+    let mut disk = ext4::Writer::new(File::create(target.join("packages.img"))?, options)?;
+    let assembled = assemble(&repository, "Debian", &mut disk)?;
+    disk.finish()?;
+    fs::write(target.join("packages.count"), assembled.packages.len().to_string())?;
     let script = |name: &str| fs::read(scripts.join(name));
     let mut first = initramfs(&script("init")?, &busybox, &prepared)?;
     first.executable("rig-init", &script("outer-init")?);

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod command;
 pub mod config;
+pub mod convert;
 pub mod devices;
 pub mod download;
 pub mod error;

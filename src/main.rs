@@ -3,10 +3,11 @@
 use std::env;
 use std::process::ExitCode;
 
-use wslr::{command, guest, namespaces, service};
+use wslr::{command, guest, namespaces, service, tree};
 
 fn main() -> ExitCode {
     namespaces::run_if_called();
+    tree::process::run_if_called();
     // The kernel of the virtual machine starts this same executable as its first process.
     guest::run_if_called();
 

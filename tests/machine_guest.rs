@@ -31,8 +31,8 @@ use wslr::devices::vsock::{Vsock, VsockDevice};
 use wslr::kernel::initramfs;
 use wslr::protocol::frame;
 use wslr::protocol::guest::{
-    CONTROL_PORT, Configure, Envelope, Event, GuestError, Request as Ask, STREAM_PORT, StartDistro,
-    StreamHeader, VERSION,
+    CONTROL_PORT, Configure, Envelope, Event, GuestError, Request as Ask, Root, STREAM_PORT,
+    StartDistro, StreamHeader, VERSION,
 };
 use wslr::protocol::session::{ExitStatus, Input, Output, SessionError, StreamKind, WindowSize};
 use wslr::vmm::command_line;
@@ -210,7 +210,7 @@ impl Machine {
         let start = StartDistro {
             distro: id,
             name: format!("Test{lun}"),
-            lun,
+            root: Root::Disk { lun },
             hostname: "machine".into(),
             time_zone: None,
             stop_limit: Duration::from_secs(8),
@@ -252,7 +252,7 @@ impl Machine {
         control.set_read_timeout(Some(session::PATIENCE)).unwrap();
         let kinds = request.streams.kinds().into_iter();
         let streams = kinds.map(|kind| (kind, connect(kind, None))).collect();
-        Running { control, streams }
+        Running { control, streams, warnings: vec![] }
     }
 
     fn run(&mut self, distro: &Distro, line: &str) -> Finished {

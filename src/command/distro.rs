@@ -61,6 +61,15 @@ pub(super) fn set_default(paths: &Paths, name: &str) -> Result<(), Failure> {
     output::success()
 }
 
+/// Converts the distro of that name to the other version (B061).
+pub(super) fn set_version(paths: &Paths, name: &str, version: u32) -> Result<(), Failure> {
+    let distro = load(paths)?.find(name).map_err(service)?.clone();
+    if distro.version == version {
+        return Err(service(RegistryError::SameVersion { name: distro.name, version }));
+    }
+    Err(Failure::plain("distributions cannot be converted yet").with_code("Wsl/Service/E_NOTIMPL"))
+}
+
 /// Ends the VM with all distros, and the service.
 pub(super) fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
     client::shutdown(paths, force)

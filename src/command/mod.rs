@@ -15,6 +15,7 @@ mod signals;
 mod status;
 mod table;
 mod usage;
+mod versions;
 
 use std::env;
 use std::ffi::OsString;
@@ -24,7 +25,7 @@ use crate::config::paths::Paths;
 use crate::error::Failure;
 
 pub use grammar::{Install, Invocation, List, Run};
-pub use table::{Flag, OPTIONS, VERBS, Verb};
+pub use table::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 pub use usage::usage;
 
 /// The status of every failure of the tool itself (`wsl`'s -1), which callers can tell
@@ -52,6 +53,12 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::HelpFor(verb) => output::print(&usage::of_verb(verb))?,
         Invocation::List(list) => list::list(&paths()?, &list)?,
         Invocation::SetDefault { name } => distro::set_default(&paths()?, &name)?,
+        Invocation::SetDefaultVersion { version } => {
+            versions::set_default(&paths()?, version)?;
+        }
+        Invocation::SetVersion { name, version } => {
+            distro::set_version(&paths()?, &name, version)?;
+        }
         Invocation::Status { json } => status::status(&paths()?, json)?,
         Invocation::Update => install::update(&paths()?)?,
         Invocation::Version { json } => status::version(&paths()?, json)?,

@@ -1,22 +1,38 @@
 //! `--status` and `--version` (behaviour reference 1.5).
+//!
+//! Beyond `wsl`, the status tells of each version whether distros of it can run here, how,
+//! and what would help where they cannot.
 
 use std::fmt::Write as _;
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::versions::{self, Unavailable};
 use super::{client, distro, output};
 use crate::config::paths::Paths;
-use crate::error::Failure;
+use crate::error::{Diagnose, Failure, chain};
 use crate::kernel;
+use crate::namespaces::user::Mapping;
 
-/// The version that new distros get.
-const DEFAULT_VERSION: u32 = 2;
-
-/// Prints the default distro and what runs.
+/// Prints the defaults, what can run, and what runs.
 pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
     let registry = distro::load(paths)?;
     let default = registry.default_distro().ok().map(|distro| distro.name.as_str());
+    let (first, second) = (versions::version_1(), versions::version_2());
+    let usual = if second.is_ok() { 2 } else { 1 };
+    let default_version = registry.default_version.unwrap_or(usual);
+    if !json {
+        let mut text = String::new();
+        if let Some(name) = default {
+            _ = writeln!(text, "Default Distribution: {name}");
+        }
+        _ = writeln!(text, "Default Version: {default_version}");
+        let first = first.as_ref().map_or_else(no, users);
+        let second = second.as_ref().map_or_else(no, |()| "yes".to_owned());
+        _ = writeln!(text, "Version 1 can run: {first}\nVersion 2 can run: {second}");
+        return output::print(&text);
+    }
     let status = client::status(paths)?;
     let machine = status.as_ref().and_then(|status| status.machine.as_ref());
     let running: Vec<&str> = status
@@ -25,25 +41,59 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
         .filter_map(|running| registry.by_id(running.distro).ok())
         .map(|distro| distro.name.as_str())
         .collect();
-    if json {
-        return output::json(&json!({
-            "defaultDistribution": default,
-            "defaultVersion": DEFAULT_VERSION,
-            "running": running,
-            "service": status.as_ref().map(|status| json!({ "process": status.process })),
-            "machine": machine.map(|machine| json!({
-                "kernel": machine.kernel,
-                "memory": machine.memory,
-                "processors": machine.processors,
-            })),
-        }));
+    output::json(&json!({
+        "defaultDistribution": default,
+        "defaultVersion": default_version,
+        "versions": [
+            version_json(1, first.as_ref().err(), first.as_ref().ok().map(users_json)),
+            version_json(2, second.as_ref().err(), None),
+        ],
+        "running": running,
+        "service": status.as_ref().map(|status| json!({ "process": status.process })),
+        "machine": machine.map(|machine| json!({
+            "kernel": machine.kernel,
+            "memory": machine.memory,
+            "processors": machine.processors,
+        })),
+    }))
+}
+
+fn no(error: &Unavailable) -> String {
+    format!("no, {}", error.line())
+}
+
+/// Whose the files of a version 1 distro are, for people.
+fn users(mapping: &Mapping) -> String {
+    match mapping {
+        Mapping::Own => "yes, as root".to_owned(),
+        Mapping::Range { users, .. } => {
+            let count: u64 = users.iter().map(|range| u64::from(range.count)).sum();
+            format!("yes, with {count} users of /etc/subuid")
+        }
+        Mapping::Single { reason } => format!("yes, with one user only, since {reason}"),
     }
-    let mut text = String::new();
-    if let Some(name) = default {
-        _ = writeln!(text, "Default Distribution: {name}");
-    }
-    _ = writeln!(text, "Default Version: {DEFAULT_VERSION}");
-    output::print(&text)
+}
+
+/// The same for programs.
+fn users_json(mapping: &Mapping) -> Value {
+    let (kind, count, reason) = match mapping {
+        Mapping::Own => ("own", None, None),
+        Mapping::Range { users, .. } => {
+            ("range", Some(users.iter().map(|range| u64::from(range.count)).sum::<u64>()), None)
+        }
+        Mapping::Single { reason } => ("single", Some(1), Some(reason)),
+    };
+    json!({ "mapping": kind, "count": count, "reason": reason })
+}
+
+fn version_json(version: u32, error: Option<&Unavailable>, users: Option<Value>) -> Value {
+    json!({
+        "version": version,
+        "available": error.is_none(),
+        "reason": error.map(|error| chain(error)),
+        "remedy": error.and_then(Diagnose::hint),
+        "users": users,
+    })
 }
 
 /// Prints the versions of the parts, one per line (B041).

@@ -23,10 +23,38 @@ pub struct Flag {
 pub struct Verb {
     /// What it is called. Its `value` is never set.
     pub flag: Flag,
-    /// What its operand is called, and whether it has to be there.
-    pub operand: Option<(&'static str, bool)>,
+    /// Its operands, in their order; those that have to be there come first.
+    pub operands: &'static [Operand],
     /// Its own options.
     pub options: &'static [Flag],
+}
+
+/// A word of a verb that is no option.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Operand {
+    /// What it is called.
+    pub name: &'static str,
+    /// Whether it has to be there.
+    pub required: bool,
+    /// What it can be, for completions.
+    pub values: Values,
+}
+
+/// What an operand can be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Values {
+    /// A distribution that can be installed.
+    Available,
+    /// An installed distribution.
+    Installed,
+    /// The version of a distribution: 1 or 2.
+    Versions,
+}
+
+impl Operand {
+    const fn new(name: &'static str, values: Values) -> Self {
+        Self { name, required: true, values }
+    }
 }
 
 impl Flag {
@@ -67,6 +95,8 @@ impl Verb {
     }
 }
 
+const NAME: &[Operand] = &[Operand::new("NAME", Values::Installed)];
+
 const JSON: Flag = Flag::new("--json", "Print JSON.");
 
 /// The options that stand before a command to run.
@@ -83,10 +113,10 @@ pub const OPTIONS: &[Flag] = &[
 
 /// The management commands.
 pub const VERBS: &[Verb] = &[
-    Verb { flag: Flag::new("--help", "Show this text."), operand: None, options: &[] },
+    Verb { flag: Flag::new("--help", "Show this text."), operands: &[], options: &[] },
     Verb {
         flag: Flag::new("--install", "Install a distribution, and open it."),
-        operand: Some(("NAME", false)),
+        operands: &[Operand { required: false, ..Operand::new("NAME", Values::Available) }],
         options: &[
             Flag::new("--distribution", "The distribution, as its operand.")
                 .short('d')
@@ -94,19 +124,19 @@ pub const VERBS: &[Verb] = &[
             Flag::new("--from-file", "Install from an archive; '-' is standard input.")
                 .short('f')
                 .value("FILE"),
-            Flag::new("--location", "Keep the distribution's disk in this directory.")
+            Flag::new("--location", "Keep the distribution in this directory.")
                 .short('l')
                 .value("DIR"),
             Flag::new("--name", "Register it under this name.").value("NAME"),
             Flag::new("--no-distribution", "Prepare the kernel only."),
             Flag::new("--no-launch", "Do not open it.").short('n'),
-            Flag::new("--version", "The WSL version of the distribution: 2.").value("VERSION"),
+            Flag::new("--version", "1 is without a virtual machine, 2 in it.").value("VERSION"),
             Flag::new("--vhd-size", "The size of its disk, e.g. 64GB.").value("SIZE"),
         ],
     },
     Verb {
         flag: Flag::new("--list", "List the installed distributions.").short('l'),
-        operand: None,
+        operands: &[],
         options: &[
             Flag::new("--all", "Also those that are being installed or removed."),
             Flag::new("--running", "Only those that run."),
@@ -120,33 +150,46 @@ pub const VERBS: &[Verb] = &[
         flag: Flag::new("--set-default", "Make a distribution the default one.")
             .short('s')
             .alias("--setdefault"),
-        operand: Some(("NAME", true)),
+        operands: NAME,
+        options: &[],
+    },
+    Verb {
+        flag: Flag::new("--set-default-version", "Choose the version of new distributions."),
+        operands: &[Operand::new("VERSION", Values::Versions)],
+        options: &[],
+    },
+    Verb {
+        flag: Flag::new("--set-version", "Convert a distribution to the other version."),
+        operands: &[
+            Operand::new("NAME", Values::Installed),
+            Operand::new("VERSION", Values::Versions),
+        ],
         options: &[],
     },
     Verb {
         flag: Flag::new("--shutdown", "End all distributions and the virtual machine."),
-        operand: None,
+        operands: &[],
         options: &[Flag::new("--force", "Do not wait for anything.")],
     },
     Verb {
-        flag: Flag::new("--status", "Show the default distribution and what runs."),
-        operand: None,
+        flag: Flag::new("--status", "Show the defaults and what can run here."),
+        operands: &[],
         options: &[JSON],
     },
     Verb {
         flag: Flag::new("--terminate", "End a distribution.").short('t'),
-        operand: Some(("NAME", true)),
+        operands: NAME,
         options: &[],
     },
     Verb {
-        flag: Flag::new("--unregister", "Remove a distribution and delete its disk."),
-        operand: Some(("NAME", true)),
+        flag: Flag::new("--unregister", "Remove a distribution and all its files."),
+        operands: NAME,
         options: &[],
     },
-    Verb { flag: Flag::new("--update", "Fetch the current kernel."), operand: None, options: &[] },
+    Verb { flag: Flag::new("--update", "Fetch the current kernel."), operands: &[], options: &[] },
     Verb {
         flag: Flag::new("--version", "Show the versions of the parts.").short('v'),
-        operand: None,
+        operands: &[],
         options: &[JSON],
     },
 ];
@@ -173,6 +216,13 @@ mod tests {
                 assert!(!seen.contains(&spelling), "{spelling} stands twice");
                 seen.push(spelling);
             }
+        }
+    }
+
+    #[test]
+    fn optional_operands_come_last() {
+        for verb in VERBS {
+            assert!(verb.operands.is_sorted_by_key(|operand| !operand.required));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{Flag, OPTIONS, VERBS, Verb};
+use super::table::{Flag, OPTIONS, Operand, VERBS, Verb};
 
 /// Where the text about an option starts.
 const COLUMN: usize = 34;
@@ -39,27 +39,27 @@ pub fn of_verb(verb: &Verb) -> String {
     if !verb.options.is_empty() {
         text.push_str(" [OPTIONS]");
     }
-    match verb.operand {
-        Some((name, true)) => _ = write!(text, " {name}"),
-        Some((name, false)) => _ = write!(text, " [{name}]"),
-        None => {}
-    }
+    text.push_str(&operands(verb));
     text.push_str("\n\n");
     verb_lines(&mut text, verb);
     text
 }
 
 fn verb_lines(text: &mut String, verb: &Verb) {
-    let mut word = spelling(&verb.flag);
-    match verb.operand {
-        Some((name, true)) => _ = write!(word, " {name}"),
-        Some((name, false)) => _ = write!(word, " [{name}]"),
-        None => {}
-    }
+    let word = spelling(&verb.flag) + &operands(verb);
     line(text, 2, &word, verb.flag.help);
     for flag in verb.options {
         line(text, 6, &spelling(flag), flag.help);
     }
+}
+
+/// What the operands are called, each after a space.
+fn operands(verb: &Verb) -> String {
+    let shown = |operand: &Operand| match operand.required {
+        true => format!(" {}", operand.name),
+        false => format!(" [{}]", operand.name),
+    };
+    verb.operands.iter().map(shown).collect()
 }
 
 /// All spellings that are shown, and the value.

@@ -14,7 +14,7 @@ use super::format::{
 };
 use super::output::Output;
 
-const MAGIC: u32 = 0xea02_0000;
+pub(super) const MAGIC: u32 = 0xea02_0000;
 
 /// The most inodes that share a block.
 const MAXIMUM_SHARES: u32 = 1024;
@@ -26,7 +26,7 @@ const REMEMBERED: usize = 256;
 const INODE_HEADER: usize = 4;
 
 /// The name spaces and their numbers (`fs/ext4/xattr.h`).
-const SPACES: [(&[u8], u8); 6] = [
+pub(super) const SPACES: [(&[u8], u8); 6] = [
     (b"system.posix_acl_access", 2),
     (b"system.posix_acl_default", 3),
     (b"user.", 1),

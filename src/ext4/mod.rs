@@ -1,4 +1,5 @@
-//! The ext4 writer: a tree that streams in becomes a mountable file system image.
+//! The ext4 writer: a tree that streams in becomes a mountable file system image. The way
+//! back is [`reader`].
 //!
 //! One pass, no temporary tree, no privileges. [`Geometry`](geometry) fixes every metadata
 //! address before the first byte, so content goes straight to its final place in one
@@ -23,6 +24,7 @@ mod inodes;
 mod journal;
 mod metadata;
 mod output;
+pub mod reader;
 mod writer;
 
 pub use error::Error;

@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{chdir, chroot};
 
 use super::{cgroup, log, sys};
@@ -89,14 +89,22 @@ pub fn prepare() -> Vec<PathBuf> {
         let path = Path::new("/proc/sys").join(name);
         try_to(format_args!("setting '{name}'"), fs::write(path, value));
     }
-    for (resource, soft, hard) in LIMITS {
-        let result = setrlimit(resource, soft, hard).map_err(io::Error::from);
-        try_to("setting limits", result);
-    }
+    set_limits();
     try_to("protecting init", fs::write("/proc/self/oom_score_adj", "-1000"));
     try_to("bringing up the loopback interface", sys::loopback_up());
     cgroup::prepare();
     later
+}
+
+/// Sets the limits of distros' processes, as far as this process's own allow.
+pub fn set_limits() {
+    for (resource, soft, hard) in LIMITS {
+        let result = setrlimit(resource, soft, hard).or_else(|_| {
+            let (_, own) = getrlimit(resource)?;
+            setrlimit(resource, soft.min(own), hard.min(own))
+        });
+        try_to("setting limits", result.map_err(io::Error::from));
+    }
 }
 
 const RESOLVER: &str = "# This file is written by wslr for all distributions.\n";

@@ -120,7 +120,8 @@ pub fn remove(distro: Uuid) {
     remove_tree(&path);
 }
 
-fn remove_tree(group: &Path) {
+/// Removes a group with those below it; one that is in use stays.
+pub(super) fn remove_tree(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path());

@@ -2,12 +2,12 @@
 //!
 //! Three kinds of processes, each single-threaded, each forked from the one before:
 //!
-//! - *init* ([`init`]): PID 1 of the virtual machine. Talks to the service, starts and
-//!   stops distros, hands arriving sessions to them. It never waits for anything but
-//!   its poll loop; what can block runs in a forked [`job`].
+//! - the [`server`] of distros: PID 1 of the virtual machine ([`init`]), or a process on
+//!   the host for distros without one ([`host`]). Talks to the service, starts and stops
+//!   distros, hands arriving sessions to them. It never waits for anything but its poll
+//!   loop; what can block runs in a forked [`job`].
 //! - the *distro init* ([`distro`]): PID 1 of one distro's namespaces. It knows nothing
-//!   of a virtual machine: it gets a root, options and a socket, and so serves distros
-//!   without one too.
+//!   of a virtual machine: it gets a root, options and a socket.
 //! - the *relay* ([`session`]): one per session, below its distro's init. It starts the
 //!   command, moves bytes, reports the exit status, and stays until the last descendant
 //!   of the command is gone.
@@ -17,9 +17,12 @@ pub mod cgroup;
 pub mod control;
 pub mod disk;
 pub mod distro;
+pub mod host;
+pub mod host_cgroup;
 pub mod init;
 pub mod job;
 pub mod log;
+pub mod server;
 pub mod session;
 pub mod streams;
 pub mod sys;
@@ -29,17 +32,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// `argv[0]` of the process that starts a distro init outside a virtual machine.
-pub const DISTRO_ARGUMENT: &str = "wslr-distro";
-
-/// Takes over where this process is one of the guest's: the init of a virtual machine,
-/// or the starter of a distro without one ([`distro::entry`]). Otherwise returns at once.
+/// Takes over where this process serves distros: as the init of a virtual machine, or on
+/// the host. Otherwise returns at once.
 pub fn run_if_called() {
     if is_init() {
         init::run();
     }
-    if std::env::args_os().next().is_some_and(|name| name == DISTRO_ARGUMENT) {
-        distro::entry::run();
+    if std::env::args_os().next().is_some_and(|name| name == host::ARGUMENT) {
+        host::run();
     }
 }
 

@@ -142,6 +142,15 @@ fn close_range(first: u32, last: u32) {
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
+/// Makes `/dev/null` of the standard descriptors.
+pub fn silence() {
+    if let Ok(nothing) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&nothing);
+        let _ = nix::unistd::dup2_stdout(&nothing);
+        let _ = nix::unistd::dup2_stderr(&nothing);
+    }
+}
+
 /// Every signal at its default action, none blocked: what a program expects at its start.
 pub fn reset_signals() {
     // The kernel's sigaction: handler, flags, restorer, mask. All zero is the default.

@@ -8,6 +8,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use memchr::memmem;
+
 use super::KernelError;
 use super::decompress::{Compression, decompress};
 use super::elf::Elf;
@@ -51,6 +53,23 @@ pub fn vmlinux<'a>(file: &'a [u8], path: &Path) -> Result<Cow<'a, [u8]>, KernelE
     Ok(kernel)
 }
 
+/// The release that an uncompressed kernel tells of itself (`linux_banner`), as
+/// `uname -r` would; always a plain file name.
+#[must_use]
+pub fn release(vmlinux: &[u8]) -> Option<&str> {
+    /// `__NEW_UTS_LEN`.
+    const LONGEST: usize = 64;
+    let banner = b"Linux version ";
+    memmem::find_iter(vmlinux, banner).find_map(|at| {
+        let text = vmlinux.get(at + banner.len()..)?;
+        let end = text.iter().take(LONGEST + 1).position(|byte| *byte == b' ')?;
+        let release = std::str::from_utf8(text.get(..end)?).ok()?;
+        let is_plain = release.starts_with(|first: char| first.is_ascii_digit())
+            && release.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        is_plain.then_some(release)
+    })
+}
+
 fn payload(file: &[u8]) -> Result<&[u8], &'static str> {
     const NONE: &str = "it is neither an ELF file nor a bzImage";
     let word = |at: usize| {
@@ -75,6 +94,15 @@ fn payload(file: &[u8]) -> Result<&[u8], &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_release_is_that_of_the_banner() {
+        let file = b"x Linux version %s (%s) Linux version ../7 (a) Linux version 6.12.1+deb (b)";
+        assert_eq!(release(file), Some("6.12.1+deb"));
+        assert_eq!(release(b"Linux version 6.1/.. (a)"), None);
+        assert_eq!(release(b"Linux version 6.1"), None);
+        assert_eq!(release(&[b"Linux version 6".as_slice(), &[b'0'; 64], b" "].concat()), None);
+    }
 
     fn bz_image(payload: &[u8]) -> Vec<u8> {
         let mut file = vec![0; 1024 + 16];

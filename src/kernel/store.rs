@@ -24,7 +24,7 @@ const FILES: [&str; 2] = ["vmlinux", "modules.img"];
 /// A kernel that can be booted. It stays on disk as long as this value lives.
 #[derive(Debug)]
 pub struct Prepared {
-    /// Its release, as `uname -r` tells it; empty for a custom kernel.
+    /// Its release, as `uname -r` tells it; empty for a custom kernel of no stored release.
     pub release: String,
     /// The uncompressed kernel.
     pub vmlinux: PathBuf,
@@ -54,19 +54,40 @@ pub fn current(paths: &Paths) -> Result<Prepared, KernelError> {
         };
         let directory = kernels.join(&target);
         let Some(lock) = lock(&directory, FlockArg::LockSharedNonblock)? else { continue };
-        if !FILES.iter().all(|name| directory.join(name).is_file()) {
-            return Err(KernelError::NotInstalled);
-        }
         let release = target.to_string_lossy().into_owned();
-        return Ok(Prepared {
-            release,
-            vmlinux: directory.join("vmlinux"),
-            modules: list(&directory.join("modules"))?,
-            modules_disk: Some(directory.join("modules.img")),
-            _lock: Some(lock),
-        });
+        return whole(&directory, release, lock)?.ok_or(KernelError::NotInstalled);
     }
     Err(KernelError::NotInstalled)
+}
+
+/// A release that is stored, whether it is the one that boots or not.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(super) fn stored(paths: &Paths, release: &str) -> Result<Option<Prepared>, KernelError> {
+    let directory = paths.kernels().join(release);
+    match lock(&directory, FlockArg::LockSharedNonblock)? {
+        Some(lock) => whole(&directory, release.to_owned(), lock),
+        None => Ok(None),
+    }
+}
+
+/// A locked release; `None` where a file of it is missing.
+fn whole(
+    directory: &Path,
+    release: String,
+    lock: Flock<File>,
+) -> Result<Option<Prepared>, KernelError> {
+    if !FILES.iter().all(|name| directory.join(name).is_file()) {
+        return Ok(None);
+    }
+    Ok(Some(Prepared {
+        release,
+        vmlinux: directory.join("vmlinux"),
+        modules: list(&directory.join("modules"))?,
+        modules_disk: Some(directory.join("modules.img")),
+        _lock: Some(lock),
+    }))
 }
 
 /// The version of the package that the current release was prepared from.

@@ -6,6 +6,7 @@
 //! init's [`STREAM_PORT`] and sends one [`StreamHeader`] frame; on a control stream a
 //! [`Session`](super::session::Session) frame follows.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -74,14 +75,29 @@ pub struct StartDistro {
     pub distro: Uuid,
     /// Its registered name (`WSL_DISTRO_NAME`).
     pub name: String,
-    /// The logical unit its disk is attached as.
-    pub lun: u16,
+    /// Where its files are.
+    pub root: Root,
     /// The host's name, cleaned (B141).
     pub hostname: String,
     /// The name of the host's time zone in the tz database, where it is known.
     pub time_zone: Option<String>,
     /// How long the distro may take to stop in good order.
     pub stop_limit: Duration,
+}
+
+/// Where a distro's files are, as init finds them.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Root {
+    /// An attached disk of a virtual machine.
+    Disk {
+        /// Its logical unit.
+        lun: u16,
+    },
+    /// A directory of the host.
+    Directory {
+        /// Its absolute path.
+        path: PathBuf,
+    },
 }
 
 /// What init tells.

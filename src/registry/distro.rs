@@ -8,6 +8,12 @@ use uuid::Uuid;
 
 use crate::error::Diagnose;
 
+/// The name of a version 2 distro's disk.
+const DISK: &str = "ext4.img";
+
+/// The name of a version 1 distro's root directory.
+const DIRECTORY: &str = "rootfs";
+
 /// The longest name, in bytes.
 const MAXIMUM_NAME: usize = 256;
 
@@ -19,12 +25,16 @@ pub struct Distro {
     pub id: Uuid,
     /// Unique, ignoring case.
     pub name: String,
-    /// 2: its root is an ext4 disk of the virtual machine.
+    /// 1: its root is a directory, 2: an ext4 disk of the virtual machine.
     pub version: u32,
-    /// The directory that holds the disk; absolute.
+    /// The directory that holds the root; absolute.
     pub base_path: PathBuf,
-    /// The disk's file name in it.
+    /// The name of the disk or of the root directory in it.
     pub disk: String,
+    /// The name, beside `disk`, of what is being made of it or was before, by a
+    /// conversion; it is no part of the distro and may be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leftover: Option<String>,
     /// Whether it can be used.
     pub state: State,
     /// The user that commands run as where none is named.
@@ -81,17 +91,28 @@ impl Diagnose for NameError {
 }
 
 impl Distro {
-    /// The disk.
+    /// The disk or, of version 1, the root directory. Whoever uses it holds its `flock`.
     #[must_use]
     pub fn disk_path(&self) -> PathBuf {
         self.base_path.join(&self.disk)
     }
 
-    /// The disk while an installer writes it.
+    /// The disk or the root directory while an installer writes it.
     #[must_use]
     pub fn partial_disk_path(&self) -> PathBuf {
-        self.base_path.join(format!("{}.partial", self.disk))
+        self.base_path.join(partial(&self.disk))
     }
+}
+
+/// The name of the root of a distro of that version.
+#[must_use]
+pub fn root_name(version: u32) -> &'static str {
+    if version == 1 { DIRECTORY } else { DISK }
+}
+
+/// The name of a root while it is written.
+pub(super) fn partial(name: &str) -> String {
+    format!("{name}.partial")
 }
 
 /// Checks what a distro is to be called (B056).

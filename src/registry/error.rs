@@ -25,13 +25,13 @@ pub enum RegistryError {
         /// What was expected.
         reason: String,
     },
-    /// A disk of the name that a new one would have (B055).
+    /// A disk or root directory of the name that a new one would have (B055).
     #[error("Failed to create disk '{}': it exists already", path.display())]
     DiskExists {
         /// The disk.
         path: PathBuf,
     },
-    /// Another process has the disk open.
+    /// Another process has the disk or root directory open.
     #[error("the disk '{}' is in use by another process", path.display())]
     InUse {
         /// The disk.
@@ -70,6 +70,22 @@ pub enum RegistryError {
     /// No distro is registered (B039).
     #[error("There is no default distribution: none is installed.")]
     NoDefault,
+    /// A conversion to what it is (B061).
+    #[error("The distribution '{name}' is already version {version}.")]
+    SameVersion {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: u32,
+    },
+    /// A root directory cannot be deleted.
+    #[error("cannot delete '{}'", path.display())]
+    Tree {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: crate::tree::process::Error,
+    },
     /// No distro of that name or id (B008).
     #[error("There is no distribution with the supplied name.")]
     NotFound,
@@ -87,6 +103,8 @@ impl Diagnose for RegistryError {
             Self::Newer { .. } => "ERROR_REVISION_MISMATCH",
             Self::NoDefault => "WSL_E_DEFAULT_DISTRO_NOT_FOUND",
             Self::NotFound => "WSL_E_DISTRO_NOT_FOUND",
+            Self::SameVersion { .. } => "WSL_E_VM_MODE_INVALID_STATE",
+            Self::Tree { source, .. } => source.code(),
         }
     }
 
@@ -111,7 +129,8 @@ impl Diagnose for RegistryError {
                 }
                 _ => return None,
             },
-            Self::InUse { .. } => return None,
+            Self::InUse { .. } | Self::SameVersion { .. } => return None,
+            Self::Tree { source, .. } => return source.hint(),
         })
     }
 }

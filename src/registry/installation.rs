@@ -1,35 +1,35 @@
 //! A distro on its way into the registry.
 //!
-//! [`Installation::begin`] makes the disk's file, locks it, and records the distro as
-//! being installed, all under the registry's lock. The lock of the file lives as long as
-//! the installer: a record or a file without it belongs to an installer that died, and
-//! the next installation clears it away. [`Installation::finish`] makes the distro usable
+//! [`Installation::begin`] makes the disk's file or the root directory, locks it, and
+//! records the distro as being installed, all under the registry's lock. The lock of the
+//! root lives as long as the installer: a record or a root without it belongs to an
+//! installer that died, and the next installation clears it away. [`Installation::finish`] makes the distro usable
 //! in one replacement of the registry.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 use uuid::Uuid;
 
-use super::removal::{delete_disk, remove_directory};
+use super::distro::{partial, root_name};
+use super::lock::{failed, is_locked, make_root};
+use super::removal::{delete_disk, delete_root, remove_directory, roots};
 use super::{Distro, Registry, RegistryError, State, check_name, update};
 use crate::config::paths::Paths;
-
-/// The name of a disk's file.
-const DISK: &str = "ext4.img";
 
 /// What is known of a distro before its content is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
     /// Its name, where the content does not say it.
     pub name: Option<String>,
-    /// Exactly the directory of its disk (B078).
+    /// Exactly the directory of its root (B078). For version 1 it is closed to others.
     pub location: Option<PathBuf>,
     /// The directory for one directory per distro, in place of the usual one.
     pub install_path: Option<PathBuf>,
+    /// 1 for a root directory; anything else for a disk (version 2).
+    pub version: u32,
 }
 
 /// What its content tells of a distro.
@@ -82,13 +82,19 @@ impl Installation {
         })
     }
 
-    /// The file that the disk is written to; empty at first.
+    /// What the root is written to: a file, or an open directory; empty at first.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// The file's path.
+    /// 1 for a directory, 2 for a disk.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.record.version
+    }
+
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.record.partial_disk_path()
@@ -100,7 +106,7 @@ impl Installation {
         self.record.id
     }
 
-    /// Makes the distro usable: its disk is complete and gets its final name. The first
+    /// Makes the distro usable: its root is complete and gets its final name. The first
     /// distro, and one that meets a dangling default, becomes the default (B040).
     ///
     /// # Errors
@@ -163,7 +169,7 @@ fn undo(paths: &Paths, record: &Distro) {
     });
 }
 
-/// Makes and locks the disk's file in its directory.
+/// Makes and locks the disk's file or the root directory in its directory.
 fn reserve(
     registry: &Registry,
     base: &Path,
@@ -175,12 +181,14 @@ fn reserve(
     if registry.distros.iter().any(same) {
         return Err(RegistryError::LocationInUse { path: base });
     }
+    let version = if plan.version == 1 { 1 } else { 2 };
     let record = Distro {
         id,
         name: plan.name.clone().unwrap_or_default(),
-        version: 2,
+        version,
         base_path: base,
-        disk: DISK.to_owned(),
+        disk: root_name(version).to_owned(),
+        leftover: None,
         state: State::Installing,
         default_uid: 0,
         run_oobe: true,
@@ -194,40 +202,52 @@ fn reserve(
     if disk.symlink_metadata().is_ok() {
         return Err(RegistryError::DiskExists { path: disk });
     }
-    let path = record.partial_disk_path();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        // A distro's secrets are in it.
-        .mode(0o600)
-        .open(&path)
-        .map_err(|source| failed("create", &path, source))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(RegistryError::InUse { path }),
-        Err(TryLockError::Error(source)) => return Err(failed("lock", &path, source)),
+    if version == 1 {
+        make_private(&record.base_path)?;
     }
-    file.set_len(0).map_err(|source| failed("write", &path, source))?;
+    let file = make_root(&record.partial_disk_path(), version == 1)?;
     Ok((record, file))
 }
 
-/// Clears away what installers and removers left that do not live any more, as far as it
-/// can be deleted. The registry's lock is held, so none is between two of its steps.
-fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
+/// Closes the directory of a root directory to other users: its files are theirs to open
+/// otherwise, set-user-ID programs among them.
+pub(super) fn make_private(base: &Path) -> Result<(), RegistryError> {
+    fs::set_permissions(base, Permissions::from_mode(0o700))
+        .map_err(|source| failed("close to others", base, source))
+}
+
+/// Clears away what installers, converters and removers left that do not live any more,
+/// as far as it can be deleted. The registry's lock is held, so none is between two of
+/// its steps.
+pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
     registry.distros.retain(|distro| !distro.is_abandoned() || delete_disk(distro).is_err());
+    for distro in &mut registry.distros {
+        clear_leftover(distro);
+    }
     // A directory that never came to a record.
     let Ok(directories) = fs::read_dir(paths.distros()) else { return };
     for directory in directories.flatten() {
         let id = directory.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok());
         let unknown = |id: &Uuid| registry.distros.iter().all(|distro| distro.id != *id);
         if id.filter(unknown).is_some() {
-            let partial = directory.path().join(format!("{DISK}.partial"));
-            if fs::remove_file(&partial).is_ok() || !partial.exists() {
+            let partial = |version| directory.path().join(partial(root_name(version)));
+            if delete_root(&partial(1)).is_ok() && delete_root(&partial(2)).is_ok() {
                 remove_directory(&directory.path());
             }
         }
+    }
+}
+
+/// Deletes what a conversion left that does not live any more.
+fn clear_leftover(distro: &mut Distro) {
+    let Some(name) = &distro.leftover else { return };
+    let both = [partial(name), name.clone()].map(|name| distro.base_path.join(name));
+    // A conversion holds one of them until the record is right.
+    if both.iter().any(|path| is_locked(path)) || *name == distro.disk {
+        return;
+    }
+    if both.iter().all(|path| delete_root(path).is_ok()) {
+        distro.leftover = None;
     }
 }
 
@@ -238,18 +258,11 @@ impl Distro {
     pub fn is_abandoned(&self) -> bool {
         match self.state {
             State::Installed => false,
-            State::Installing => !self.is_locked(),
-            // A removal holds the registry's lock while it deletes.
-            State::Uninstalling => true,
+            // Whoever installs or removes it holds the lock of its root.
+            State::Installing | State::Uninstalling => {
+                !roots(self).iter().any(|path| is_locked(path))
+            }
         }
-    }
-
-    /// Whether a living installer holds the disk, under either of its names.
-    fn is_locked(&self) -> bool {
-        [self.partial_disk_path(), self.disk_path()].iter().any(|path| {
-            let Ok(file) = File::open(path) else { return false };
-            matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
-        })
     }
 }
 
@@ -263,13 +276,9 @@ fn check_free(registry: &Registry, name: &str, own: Option<Uuid>) -> Result<(), 
     if taken { Err(RegistryError::AlreadyExists { name: name.to_owned() }) } else { Ok(()) }
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> RegistryError {
-    RegistryError::Io { action, path: path.to_owned(), source }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::remove;
+    use super::super::{Conversion, remove};
     use super::*;
 
     struct Home {
@@ -443,6 +452,151 @@ mod tests {
         assert!(matches!(remove(&home.paths, distro.id), Err(RegistryError::InUse { .. })));
         assert!(distro.disk_path().exists());
         assert!(home.registry().find("Debian").is_ok());
+    }
+
+    /// Whether trees can be deleted here: else that takes another executable.
+    fn is_root() -> bool {
+        let is_root = nix::unistd::geteuid().is_root();
+        if !is_root {
+            eprintln!("needs root");
+        }
+        is_root
+    }
+
+    impl Home {
+        fn begin_directory(&self, name: &str) -> Installation {
+            let name = Some(name.to_owned());
+            let plan = Plan { name, version: 1, ..Plan::default() };
+            Installation::begin(&self.paths, &plan).unwrap()
+        }
+
+        fn install_directory(&self, name: &str) -> Distro {
+            let installation = self.begin_directory(name);
+            fill(&installation.path());
+            installation.finish(Details::default()).unwrap()
+        }
+    }
+
+    /// A tree with a link that leads out of it.
+    fn fill(root: &Path) {
+        fs::create_dir_all(root.join("a/b/c")).unwrap();
+        fs::write(root.join("a/b/file"), "x").unwrap();
+        std::os::unix::fs::symlink("/", root.join("a/out")).unwrap();
+    }
+
+    #[test]
+    fn a_version_1_distro_is_a_directory_that_others_cannot_enter() {
+        let home = Home::new();
+        let distro = home.install_directory("Debian");
+        assert_eq!((distro.version, distro.disk.as_str()), (1, "rootfs"));
+        assert!(distro.disk_path().join("a/b/file").exists());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&distro.base_path), 0o700);
+        assert_eq!(mode(&distro.disk_path()), 0o755);
+    }
+
+    #[test]
+    fn a_version_1_distro_is_removed_with_all_its_files_and_nothing_else() {
+        if !is_root() {
+            return;
+        }
+        let home = Home::new();
+        let distro = home.install_directory("Debian");
+        let outside = home.directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), "kept").unwrap();
+        std::os::unix::fs::symlink(&outside, distro.disk_path().join("link")).unwrap();
+        let user = super::super::lock_root(&distro.disk_path()).unwrap();
+        assert!(matches!(remove(&home.paths, distro.id), Err(RegistryError::InUse { .. })));
+        drop(user);
+        remove(&home.paths, distro.id).unwrap();
+        assert!(!distro.base_path.exists() && outside.join("file").exists());
+    }
+
+    #[test]
+    fn an_unfinished_root_directory_leaves_nothing_even_when_it_was_killed() {
+        if !is_root() {
+            return;
+        }
+        let home = Home::new();
+        let installation = home.begin_directory("Debian");
+        fill(&installation.path());
+        drop(installation);
+        assert_eq!((home.registry().distros.len(), home.distro_directories()), (0, 0));
+        let installation = home.begin_directory("Debian");
+        fill(&installation.path());
+        kill(installation);
+        let orphan = home.paths.distros().join(Uuid::new_v4().to_string());
+        fill(&orphan.join("rootfs.partial"));
+        home.install("Debian");
+        assert_eq!((home.registry().distros.len(), home.distro_directories()), (1, 1));
+    }
+
+    #[test]
+    fn a_conversion_changes_what_the_distro_is_at_one_instant() {
+        if !is_root() {
+            return;
+        }
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let begin = |version| Conversion::begin(&home.paths, distro.id, version);
+        assert!(matches!(begin(2), Err(RegistryError::SameVersion { .. })));
+        let conversion = begin(1).unwrap();
+        assert!(matches!(begin(1), Err(RegistryError::InUse { .. })));
+        fill(&conversion.path());
+        drop(conversion);
+        assert_eq!(fs::read_dir(&distro.base_path).unwrap().count(), 1);
+        let conversion = begin(1).unwrap();
+        fill(&conversion.path());
+        // Another's installation clears nothing of it.
+        home.install("Ubuntu");
+        let converted = conversion.finish().unwrap();
+        assert_eq!((converted.version, converted.disk.as_str()), (1, "rootfs"));
+        assert_eq!(home.registry().by_id(distro.id).unwrap(), &converted);
+        assert!(converted.disk_path().join("a/b/file").exists());
+        assert_eq!(fs::read_dir(&distro.base_path).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_conversion_left_is_cleared_and_the_distro_is_not() {
+        if !is_root() {
+            return;
+        }
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let conversion = Conversion::begin(&home.paths, distro.id, 1).unwrap();
+        fill(&conversion.path());
+        let partial = conversion.path();
+        conversion.kill();
+        assert_eq!(home.registry().find("Debian").unwrap().disk, "ext4.img");
+        home.install("Ubuntu");
+        assert!(!partial.exists() && distro.disk_path().exists());
+        assert_eq!(home.registry().find("Debian").unwrap(), &distro);
+        // As killed after the switch: the old disk is still there.
+        let converted = Conversion::begin(&home.paths, distro.id, 1).unwrap().finish().unwrap();
+        fs::write(distro.disk_path(), "old").unwrap();
+        update::<_, RegistryError>(&home.paths, |registry| {
+            registry.record(distro.id).unwrap().leftover = Some("ext4.img".to_owned());
+            Ok(())
+        })
+        .unwrap();
+        home.install("Other");
+        assert!(!distro.disk_path().exists() && converted.disk_path().exists());
+        assert_eq!(home.registry().find("Debian").unwrap(), &converted);
+    }
+
+    #[test]
+    fn b055_a_conversion_does_not_replace_what_is_not_its_own() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        fs::create_dir(distro.base_path.join("rootfs")).unwrap();
+        fs::write(distro.base_path.join("rootfs/mine"), "x").unwrap();
+        assert!(matches!(
+            Conversion::begin(&home.paths, distro.id, 1),
+            Err(RegistryError::DiskExists { .. })
+        ));
+        remove(&home.paths, distro.id).unwrap();
+        assert!(distro.base_path.join("rootfs/mine").exists());
     }
 
     #[test]

@@ -4,14 +4,18 @@
 //! under a lock. A crash at any instant leaves the old file or the new one. Fields that
 //! this version does not know are kept.
 
+mod conversion;
 mod distro;
 mod error;
 mod installation;
+mod lock;
 mod removal;
 mod store;
 
-pub use distro::{Distro, NameError, State, check_name};
+pub use conversion::Conversion;
+pub use distro::{Distro, NameError, State, check_name, root_name};
 pub use error::RegistryError;
 pub use installation::{Details, Installation, Plan};
+pub use lock::lock_root;
 pub use removal::remove;
 pub use store::{Registry, update};

@@ -23,6 +23,9 @@ pub struct Registry {
     /// [`Registry::default_distro`].
     #[serde(default)]
     pub default: Option<Uuid>,
+    /// The version that the user chose for new distros.
+    #[serde(default, rename = "defaultVersion", skip_serializing_if = "Option::is_none")]
+    pub default_version: Option<u32>,
     /// In the order of registration.
     #[serde(default)]
     pub distros: Vec<Distro>,
@@ -33,7 +36,13 @@ pub struct Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { version: VERSION, default: None, distros: Vec::new(), other: Map::new() }
+        Self {
+            version: VERSION,
+            default: None,
+            default_version: None,
+            distros: Vec::new(),
+            other: Map::new(),
+        }
     }
 }
 
@@ -176,6 +185,7 @@ mod tests {
             version: 2,
             base_path: "/nowhere".into(),
             disk: "ext4.img".to_owned(),
+            leftover: None,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,

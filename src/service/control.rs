@@ -30,10 +30,10 @@ pub enum ControlError {
     #[error(transparent)]
     Guest(#[from] GuestError),
     /// The channel is gone.
-    #[error("the virtual machine's control channel is lost")]
+    #[error("the machine's control channel is lost")]
     Lost(#[source] FrameError),
     /// No answer came.
-    #[error("the virtual machine did not {action} within {limit:?}")]
+    #[error("the machine did not {action} within {limit:?}")]
     Timeout {
         /// What was asked.
         action: &'static str,
@@ -69,7 +69,7 @@ impl Diagnose for ControlError {
             Self::Timeout { action: "start the distribution", .. } => {
                 Some("distributionStartTimeout in .wslconfig gives it more time".to_owned())
             }
-            Self::Timeout { .. } => Some("'wslr --shutdown' ends the virtual machine".to_owned()),
+            Self::Timeout { .. } => Some("'wslr --shutdown' ends it".to_owned()),
             _ => None,
         }
     }

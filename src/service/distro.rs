@@ -1,7 +1,8 @@
-//! One distro's way up and down: its disk locked, attached, mounted by the guest, set up
+//! One distro's way up and down: its files locked, attached, mounted by the guest, set up
 //! where this is its first start; and all of it undone.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +14,13 @@ use super::configure;
 use super::control::ControlError;
 use super::error::ServiceError;
 use super::log;
+use super::machine::{Kind, Storage};
 use super::supervisor::Supervisor;
 use super::vm::Vm;
 use crate::config::paths::Paths;
 use crate::config::{hostname, time_zone};
 use crate::error::Failure;
-use crate::protocol::guest::{GuestError, Request, StartDistro};
+use crate::protocol::guest::{GuestError, Request, Root, StartDistro};
 use crate::registry::{self, Distro, Registry, RegistryError};
 
 /// The contexts of a failed start in the error code.
@@ -44,20 +46,22 @@ fn bring_up(
 ) -> Result<Vec<String>, Failure> {
     let record = find(&supervisor.paths, id)?;
     log(format_args!("distro {id} starts: '{}'", record.name));
-    let disk = open(&record.disk_path()).map_err(|error| Failure::new("Wsl/Service", &error))?;
-    let (vm, mut warnings) = supervisor.machine()?;
+    let kind = Kind::of(&record);
+    let storage =
+        open(&record.disk_path(), kind).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let (vm, mut warnings) = supervisor.machine(id, kind)?;
     let stopped = || {
         let error = ServiceError::Stopped { name: record.name.clone() };
         vm.end().cloned().unwrap_or_else(|| Failure::new("Wsl/Service", &error))
     };
-    let lun = vm
+    let root = vm
         .machine
-        .attach(disk, false)
+        .attach(storage)
         .map_err(|error| Failure::new("Wsl/Service/CreateInstance", &error))?;
     let request = Request::StartDistro(StartDistro {
         distro: id,
         name: record.name.clone(),
-        lun,
+        root: root.clone(),
         hostname: hostname(),
         time_zone: time_zone::of_host(),
         // Less than this side waits, so that the guest is the one that ends it.
@@ -69,7 +73,7 @@ fn bring_up(
         .map_err(|error| vm.failure(CREATE, &error));
     let result = mounted.and_then(|more| {
         warnings.extend(more);
-        supervisor.placed(id, attempt, &vm, lun);
+        supervisor.placed(id, attempt, &vm, &root);
         log(format_args!("distro {id} is up"));
         if !record.configured {
             configure::run(supervisor, &vm, id, &record.name, attempt)?;
@@ -81,7 +85,7 @@ fn bring_up(
         Ok(()) => Ok(warnings),
         Err(failure) => {
             if supervisor.give_up(id, attempt) {
-                take_down(supervisor, id, &vm, lun);
+                take_down(supervisor, id, &vm, &root);
             }
             Err(failure)
         }
@@ -93,33 +97,33 @@ pub fn stop(
     supervisor: &Arc<Supervisor>,
     id: Uuid,
     vm: &Arc<Vm>,
-    lun: u16,
+    root: &Root,
     attempt: &Arc<Attempt>,
 ) {
-    take_down(supervisor, id, vm, lun);
+    take_down(supervisor, id, vm, root);
     supervisor.discard(id, attempt);
     attempt.finish(Ok(Vec::new()));
 }
 
-/// Lets go of the disk of a distro that ended by itself.
+/// Lets go of the files of a distro that ended by itself.
 pub fn release(
     supervisor: &Arc<Supervisor>,
     id: Uuid,
     vm: &Arc<Vm>,
-    lun: u16,
+    root: &Root,
     attempt: &Arc<Attempt>,
 ) {
-    let _ = vm.machine.detach(lun);
+    let _ = vm.machine.detach(root);
     supervisor.discard(id, attempt);
     attempt.finish(Ok(Vec::new()));
 }
 
-/// Stops the distro in the guest and takes its disk away.
+/// Stops the distro in the guest and takes its files away.
 ///
-/// A guest that does not stop it in time loses the disk anyway. Where even its init no
+/// A guest that does not stop it in time loses a disk anyway. Where even its init no
 /// longer answers, or nothing else runs in it, the machine is killed: its journal makes the
 /// disk whole at the next start, which a disk torn from a living mount does no better.
-fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, lun: u16) {
+fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, root: &Root) {
     log(format_args!("distro {id} stops"));
     let request = Request::StopDistro { distro: id };
     match vm.control.request(request, vm.settings.stop_limit()) {
@@ -130,15 +134,15 @@ fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, lun: u16) {
             let nobody = Request::StopDistro { distro: Uuid::nil() };
             let alive =
                 matches!(vm.control.request(nobody, ALIVE_LIMIT), Err(ControlError::Guest(_)));
-            if !alive || !supervisor.others(id) {
-                log(format_args!("killing the virtual machine (init answers: {alive})"));
+            if !alive || !supervisor.others(id, vm) {
+                log(format_args!("killing the machine (init answers: {alive})"));
                 supervisor.kill(vm);
                 return;
             }
         }
         Err(error) => log(format_args!("distro {id} did not stop in good order: {error}")),
     }
-    if let Err(error) = vm.machine.detach(lun) {
+    if let Err(error) = vm.machine.detach(root) {
         log(format_args!("distro {id}: {error}"));
     }
 }
@@ -161,12 +165,18 @@ fn set_configured(paths: &Paths, id: Uuid) -> Result<(), Failure> {
     .map_err(|error: RegistryError| Failure::new("Wsl/Service", &error))
 }
 
-/// Opens a disk for this process alone. The lock lives as long as the file is open.
-fn open(path: &Path) -> Result<File, ServiceError> {
+/// Opens a distro's disk, or its directory, for this process alone. The lock lives as long
+/// as the file is open.
+fn open(path: &Path, kind: Kind) -> Result<Storage, ServiceError> {
     let failed = |source| ServiceError::Disk { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    match kind {
+        Kind::Host => options.read(true).custom_flags(libc::O_DIRECTORY),
+        Kind::Virtual => options.read(true).write(true),
+    };
+    let file = options.open(path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Storage { path: path.to_owned(), file }),
         Err(TryLockError::WouldBlock) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
@@ -186,11 +196,11 @@ mod tests {
     fn a_disk_is_used_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ext4.img");
-        assert!(matches!(open(&path), Err(ServiceError::Disk { .. })));
+        assert!(matches!(open(&path, Kind::Virtual), Err(ServiceError::Disk { .. })));
         std::fs::write(&path, b"").unwrap();
-        let first = open(&path).unwrap();
-        assert!(matches!(open(&path), Err(ServiceError::DiskInUse { .. })));
+        let first = open(&path, Kind::Virtual).unwrap();
+        assert!(matches!(open(&path, Kind::Virtual), Err(ServiceError::DiskInUse { .. })));
         drop(first);
-        open(&path).unwrap();
+        open(&path, Kind::Virtual).unwrap();
     }
 }

@@ -32,19 +32,27 @@ pub enum ServiceError {
         /// What its kernel said last.
         log: PathBuf,
     },
-    /// The disk cannot be used.
-    #[error("cannot open the disk '{path}'")]
+    /// The distro's files cannot be used.
+    #[error("cannot open the distribution's files '{path}'")]
     Disk {
-        /// The image.
+        /// The image, or the directory.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Another process uses the disk.
-    #[error("the disk '{path}' is in use by another process")]
+    /// Another process uses the distro's files.
+    #[error("the distribution's files '{path}' are in use by another process")]
     DiskInUse {
-        /// The image.
+        /// The image, or the directory.
         path: PathBuf,
+    },
+    /// The process that runs version 1 distros ended by itself.
+    #[error("the process that runs distributions of version 1 failed: {reason}")]
+    HostMachine {
+        /// What it said last, or how it ended.
+        reason: String,
+        /// All that it said.
+        log: PathBuf,
     },
     /// What a command sent makes no sense.
     #[error("malformed request")]
@@ -58,7 +66,7 @@ pub enum ServiceError {
         expected: usize,
     },
     /// The service is about to leave.
-    #[error("the virtual machine is shutting down")]
+    #[error("wslr is shutting down")]
     ShuttingDown,
     /// A file of the service cannot be made or read.
     #[error("cannot {action} '{path}'")]
@@ -106,6 +114,7 @@ impl Diagnose for ServiceError {
             Self::Configure { .. } => "CreateInstance/ConfigureDistro/E_FAIL",
             Self::ConnectionLost => "E_FAIL",
             Self::Crashed { .. } => "WSL_E_VM_CRASHED",
+            Self::HostMachine { .. } => "CreateInstance/E_FAIL",
             Self::Disk { source, .. }
             | Self::State { source, .. }
             | Self::System { source, .. } => io_code(source),
@@ -121,6 +130,7 @@ impl Diagnose for ServiceError {
                 Some(format!("see {}; the next start tries again", log.display()))
             }
             Self::Crashed { log, .. } => Some(format!("the kernel's log is {}", log.display())),
+            Self::HostMachine { log, .. } => Some(format!("the log is {}", log.display())),
             Self::State { source, .. }
                 if matches!(
                     source.kind(),

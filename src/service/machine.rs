@@ -1,12 +1,14 @@
 //! The machine that distros run in, as the service sees it.
 //!
-//! Everything the service does with its virtual machine goes through [`Machine`], so that
-//! tests can put a scripted guest behind it, and another way of running distros can take
-//! its place. None of these calls waits for the guest, except where a time is given.
+//! There is one for each version of distros: the virtual machine, and a process on the
+//! host. Everything the service does with them goes through [`Machine`], so that tests can
+//! put a scripted guest behind it. None of these calls waits for the guest, except where a
+//! time is given.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,29 +16,40 @@ use std::time::Duration;
 
 use crate::config::wslconfig::WslConfig;
 use crate::error::{Diagnose, Failure};
+use crate::protocol::guest::Root;
+use crate::protocol::session::{Session, StreamKind};
+use crate::registry::Distro;
 use crate::vmm::exit::Exit;
 
 /// A running machine.
 pub trait Machine: fmt::Debug + Send + Sync {
-    /// Gives the guest a disk; the machine owns the file until it is detached.
+    /// Gives the guest a distro's files; the machine owns the open file until it is
+    /// detached.
     ///
     /// # Errors
-    /// Where no logical unit is free or the file cannot be used.
-    fn attach(&self, disk: File, read_only: bool) -> Result<u16, MachineError>;
+    /// Where there is no room for it or the file cannot be used.
+    fn attach(&self, storage: Storage) -> Result<Root, MachineError>;
 
-    /// Takes a disk away and closes its file, whether the guest still uses it or not.
+    /// Takes a distro's files away and closes what holds them, whether the guest still uses
+    /// them or not.
     ///
     /// # Errors
-    /// Where no such disk is attached.
-    fn detach(&self, lun: u16) -> Result<(), MachineError>;
+    /// Where they are not attached.
+    fn detach(&self, root: &Root) -> Result<(), MachineError>;
 
-    /// Bridges a socket to a new connection to the guest's
-    /// [`STREAM_PORT`](crate::protocol::guest::STREAM_PORT) that starts with `prefix`.
-    /// A guest that refuses shows as the end of the socket.
+    /// Gives the guest a session: its control stream, and one stream for each of its
+    /// [`kinds`](crate::protocol::session::Streams::kinds). A guest that refuses shows as
+    /// the end of the streams. `number` is unique in the machine's life.
     ///
     /// # Errors
     /// Where the machine is gone.
-    fn connect(&self, socket: UnixStream, prefix: Vec<u8>) -> Result<(), MachineError>;
+    fn open(
+        &self,
+        number: u64,
+        session: &Session,
+        control: UnixStream,
+        streams: Vec<(StreamKind, OwnedFd)>,
+    ) -> Result<(), MachineError>;
 
     /// Waits for the guest's control connection.
     ///
@@ -53,11 +66,8 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// Waits until the machine has ended.
     fn wait(&self) -> Exit;
 
-    /// Virtual processors.
-    fn processors(&self) -> u32;
-
-    /// Memory in bytes.
-    fn memory(&self) -> u64;
+    /// What it has of its own; a machine that is the host itself has nothing.
+    fn resources(&self) -> Option<Resources>;
 
     /// Writes what the guest's kernel said last to a new file.
     ///
@@ -66,20 +76,58 @@ pub trait Machine: fmt::Debug + Send + Sync {
     fn save_log(&self, to: &Path) -> io::Result<()>;
 }
 
+/// Which of the machines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// The one of version 1, on the host's kernel.
+    Host,
+    /// The one of version 2.
+    Virtual,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Host, Self::Virtual];
+
+    /// The one that a distro runs in.
+    #[must_use]
+    pub fn of(distro: &Distro) -> Self {
+        if distro.version == 1 { Self::Host } else { Self::Virtual }
+    }
+}
+
+/// A distro's files.
+#[derive(Debug)]
+pub struct Storage {
+    /// Where they are: a disk image, or a directory.
+    pub path: PathBuf,
+    /// The same, open and locked.
+    pub file: File,
+}
+
+/// What a machine has of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Resources {
+    /// Virtual processors.
+    pub processors: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+}
+
 /// What makes machines.
 pub trait Boot: fmt::Debug + Send + Sync {
-    /// Builds a machine and starts its processors.
+    /// Builds a machine and starts it.
     ///
     /// # Errors
     /// Where this host cannot run it, or it has no kernel.
-    fn boot(&self, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure>;
+    fn boot(&self, kind: Kind, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure>;
 }
 
 /// Why a machine does not do what is asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// A disk cannot be attached.
-    #[error("cannot attach the disk to the virtual machine: {reason}")]
+    /// A distro's files cannot be attached.
+    #[error("cannot use the distribution's files: {reason}")]
     Attach {
         /// Why.
         reason: String,
@@ -92,8 +140,8 @@ pub enum MachineError {
         /// What its kernel said.
         log: PathBuf,
     },
-    /// A socket cannot be bridged.
-    #[error("cannot connect to the virtual machine: {reason}")]
+    /// A session cannot be given to it.
+    #[error("cannot reach what runs the distribution: {reason}")]
     Connect {
         /// Why.
         reason: String,
@@ -107,11 +155,11 @@ pub enum MachineError {
     /// No logical unit is free.
     #[error("too many disks are attached to the virtual machine")]
     TooManyDisks,
-    /// No such disk is attached.
-    #[error("no disk {lun} is attached")]
+    /// No such files are attached.
+    #[error("{root:?} is not attached")]
     NotAttached {
-        /// The logical unit.
-        lun: u16,
+        /// What was to be detached.
+        root: Root,
     },
 }
 

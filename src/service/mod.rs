@@ -1,4 +1,4 @@
-//! The service: one process per user that owns the virtual machine.
+//! The service: one process per user that owns the machines that distros run in.
 //!
 //! The first command that needs it starts it, detached; it leaves when nothing is used.
 //! [`daemon`] is the process, [`server`] its socket, [`supervisor`] the lives of what runs
@@ -11,6 +11,7 @@ pub mod control;
 pub mod daemon;
 pub mod distro;
 pub mod error;
+pub mod host_machine;
 pub mod machine;
 pub mod server;
 pub mod session;

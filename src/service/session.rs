@@ -16,8 +16,7 @@ use super::vm::Vm;
 use crate::error::{Diagnose, Failure};
 use crate::protocol::client::{Answer, Run};
 use crate::protocol::frame::{self, Decoder, FrameError};
-use crate::protocol::guest::StreamHeader;
-use crate::protocol::session::{Input, Output, Session, SessionError, StreamKind, User};
+use crate::protocol::session::{Input, Output, Session, SessionError, User};
 
 /// How long the guest may take to read an input. Its session leaders always read.
 const INPUT_LIMIT: Duration = Duration::from_secs(1);
@@ -48,22 +47,13 @@ pub fn open(
         let error = ServiceError::Streams { passed: streams.len(), expected: kinds.len() };
         return Err(fail(&error));
     }
-    let header = |kind| {
-        frame::encode(&StreamHeader { session: number, kind })
-            .map_err(|error| fail(&ServiceError::Malformed(error)))
-    };
     let (control, theirs) = UnixStream::pair()
         .and_then(|pair| pair.0.set_write_timeout(Some(INPUT_LIMIT)).map(|()| pair))
         .map_err(|source| fail(&ServiceError::System { action: "make a socket", source }))?;
-    let mut prefix = header(StreamKind::Control)?;
-    prefix.extend(frame::encode(session).map_err(|error| fail(&ServiceError::Malformed(error)))?);
-    let gone = |error: super::machine::MachineError| {
+    let streams = kinds.into_iter().zip(streams).collect();
+    vm.machine.open(number, session, theirs, streams).map_err(|error| {
         vm.end().cloned().unwrap_or_else(|| Failure::new("Wsl/Service", &error))
-    };
-    vm.machine.connect(theirs, prefix).map_err(gone)?;
-    for (kind, stream) in kinds.into_iter().zip(streams) {
-        vm.machine.connect(UnixStream::from(stream), header(kind)?).map_err(gone)?;
-    }
+    })?;
     Ok(control)
 }
 

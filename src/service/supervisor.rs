@@ -1,26 +1,29 @@
-//! Who lives and for how long: the machine, the distros in it, the sessions in those, and
-//! the service itself.
+//! Who lives and for how long: the machines, the distros in them, the sessions in those,
+//! and the service itself.
 //!
-//! One lock guards it all and is never held across work; long work runs in a thread of its
-//! own and everyone who waits for it waits for the same [`Attempt`]. A distro without
-//! sessions, a machine without distros and a service without a machine each end after a
-//! time; the watch sleeps until the nearest of these.
+//! There is one [`Slot`] for each kind of machine; they live and end independently. One
+//! lock guards it all and is never held across work; long work runs in a thread of its own
+//! and everyone who waits for it waits for the same [`Attempt`]. A distro without sessions,
+//! a machine without distros and a service without a machine each end after a time; the
+//! watch sleeps until the nearest of these.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::attempt::Attempt;
 use super::error::ServiceError;
-use super::machine::Boot;
+use super::machine::{Boot, Kind};
 use super::vm::Vm;
 use super::{distro, lock};
 use crate::config::paths::Paths;
 use crate::error::Failure;
 use crate::protocol::client::{self, Progress, RunningDistro, Status};
+use crate::protocol::guest::Root;
 
 /// How long a service that runs nothing waits for another command.
 const LINGER: Duration = Duration::from_secs(2);
@@ -46,9 +49,8 @@ pub struct Supervisor {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    machine: Slot,
-    /// When the last distro or the machine itself ended.
-    quiet_since: Instant,
+    host: Slot,
+    virtual_machine: Slot,
     distros: HashMap<Uuid, Distro>,
     connections: usize,
     /// When the last connection ended.
@@ -64,8 +66,16 @@ enum Phase {
     Leaving,
 }
 
+/// The place of one machine.
 #[derive(Debug)]
-enum Slot {
+struct Slot {
+    machine: Occupant,
+    /// When the last distro in it, or the machine itself, ended.
+    quiet_since: Instant,
+}
+
+#[derive(Debug)]
+enum Occupant {
     Off,
     Starting(Arc<Attempt>),
     Running(Arc<Vm>),
@@ -75,8 +85,10 @@ enum Slot {
 #[derive(Debug)]
 struct Distro {
     stage: Stage,
-    /// Where it runs, once its disk is attached there.
-    place: Option<(Arc<Vm>, u16)>,
+    /// The machine it runs in; unknown until its record is read.
+    kind: Option<Kind>,
+    /// Where it runs, once its files are attached there.
+    place: Option<(Arc<Vm>, Root)>,
     sessions: BTreeSet<u64>,
     idle_since: Instant,
 }
@@ -144,8 +156,8 @@ impl Supervisor {
             boot,
             state: Mutex::new(State {
                 phase: Phase::Serving,
-                machine: Slot::Off,
-                quiet_since: Instant::now(),
+                host: Slot::new(),
+                virtual_machine: Slot::new(),
                 distros: HashMap::new(),
                 connections: 0,
                 alone_since: Instant::now(),
@@ -169,14 +181,14 @@ impl Supervisor {
     /// What runs.
     pub fn status(&self) -> Status {
         let state = self.state();
-        let machine = match &state.machine {
-            Slot::Running(vm) | Slot::Stopping(vm) => Some(client::Machine {
+        let machine = state.virtual_machine.vm().and_then(|vm| {
+            let resources = vm.machine.resources()?;
+            Some(client::Machine {
                 kernel: vm.kernel.clone(),
-                processors: vm.machine.processors(),
-                memory: vm.machine.memory(),
-            }),
-            Slot::Off | Slot::Starting(_) => None,
-        };
+                processors: resources.processors,
+                memory: resources.memory,
+            })
+        });
         let mut distros: Vec<_> = state
             .distros
             .iter()
@@ -216,6 +228,7 @@ impl Supervisor {
                             id,
                             Distro {
                                 stage: Stage::Starting(Arc::clone(&attempt)),
+                                kind: None,
                                 place: None,
                                 sessions: BTreeSet::from([session]),
                                 idle_since: Instant::now(),
@@ -262,12 +275,12 @@ impl Supervisor {
                 match (&distro.stage, &distro.place) {
                     (Stage::Stopping(attempt), _) => (Arc::clone(attempt), true),
                     (Stage::Starting(attempt), None) => (Arc::clone(attempt), false),
-                    (Stage::Starting(_) | Stage::Running, Some((vm, lun))) => {
-                        let (vm, lun) = (Arc::clone(vm), *lun);
+                    (Stage::Starting(_) | Stage::Running, Some((vm, root))) => {
+                        let (vm, root) = (Arc::clone(vm), root.clone());
                         let attempt = Arc::new(Attempt::default());
                         distro.stage = Stage::Stopping(Arc::clone(&attempt));
                         drop(state);
-                        distro::stop(self, id, &vm, lun, &attempt);
+                        distro::stop(self, id, &vm, &root, &attempt);
                         return Ok(());
                     }
                     (Stage::Running, None) => return Ok(()),
@@ -280,20 +293,36 @@ impl Supervisor {
         }
     }
 
-    /// Ends the machine with all distros. Nothing can be started afterwards; the caller
+    /// Ends the machines with all distros. Nothing can be started afterwards; the caller
     /// answers its client, one of the `own` connections, and calls [`Supervisor::leave`].
     pub fn shutdown(&self, force: bool, own: usize) {
         let mut state = self.state();
         if state.phase == Phase::Serving {
             state.phase = Phase::ShuttingDown;
         }
-        if let Slot::Running(vm) | Slot::Stopping(vm) = &state.machine {
-            let vm = Arc::clone(vm);
-            state.machine = Slot::Stopping(Arc::clone(&vm));
-            drop(state);
-            self.end_machine(&vm, force);
-            state = self.state();
+        let mut ending = Vec::new();
+        for kind in Kind::ALL {
+            let slot = state.slot(kind);
+            if let Some(vm) = slot.vm().map(Arc::clone) {
+                slot.machine = Occupant::Stopping(Arc::clone(&vm));
+                ending.push(vm);
+            }
         }
+        drop(state);
+        thread::scope(|scope| {
+            let mut rest = ending.iter();
+            let last = rest.next_back();
+            for vm in rest {
+                let work = move || self.end_machine(vm, force);
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    self.end_machine(vm, force);
+                }
+            }
+            if let Some(vm) = last {
+                self.end_machine(vm, force);
+            }
+        });
+        state = self.state();
         let deadline = Instant::now() + FAREWELL;
         while state.connections > own && Instant::now() < deadline {
             state = self.wait(state, Some(deadline));
@@ -325,74 +354,85 @@ impl Supervisor {
             let mut next = None;
             let mut idle = Vec::new();
             for (id, distro) in &mut state.distros {
-                if let (Stage::Running, Some((vm, lun)), true) =
+                if let (Stage::Running, Some((vm, root)), true) =
                     (&distro.stage, &distro.place, distro.sessions.is_empty())
                     && due(distro.idle_since, vm.settings.instance_idle_timeout, now, &mut next)
                 {
                     let attempt = Arc::new(Attempt::default());
                     distro.stage = Stage::Stopping(Arc::clone(&attempt));
-                    idle.push((*id, Arc::clone(vm), *lun, attempt));
+                    idle.push((*id, Arc::clone(vm), root.clone(), attempt));
                 }
             }
             if !idle.is_empty() {
                 drop(state);
-                for (id, vm, lun, attempt) in idle {
+                for (id, vm, root, attempt) in idle {
                     let supervisor = Arc::clone(self);
-                    self.in_background(move || distro::stop(&supervisor, id, &vm, lun, &attempt));
+                    self.in_background(move || distro::stop(&supervisor, id, &vm, &root, &attempt));
                 }
                 state = self.state();
                 continue;
             }
-            if state.distros.is_empty() && state.phase == Phase::Serving {
-                match &state.machine {
-                    Slot::Running(vm) => {
-                        if due(state.quiet_since, vm.settings.vm_idle_timeout, now, &mut next) {
-                            let vm = Arc::clone(vm);
-                            state.machine = Slot::Stopping(Arc::clone(&vm));
-                            let supervisor = Arc::clone(self);
-                            drop(state);
-                            self.in_background(move || supervisor.end_machine(&vm, false));
-                            state = self.state();
-                            continue;
-                        }
-                    }
-                    Slot::Off if state.connections == 0 => {
-                        let since = state.quiet_since.max(state.alone_since);
-                        if due(since, Some(LINGER), now, &mut next) {
-                            state.phase = Phase::Leaving;
-                            continue;
-                        }
-                    }
-                    Slot::Off | Slot::Starting(_) | Slot::Stopping(_) => {}
+            if state.phase == Phase::Serving {
+                let unused = Kind::ALL.into_iter().find_map(|kind| {
+                    let vm = state.unused(kind)?;
+                    let limit = match kind {
+                        // It costs nothing to start again.
+                        Kind::Host => Some(Duration::ZERO),
+                        Kind::Virtual => vm.settings.vm_idle_timeout,
+                    };
+                    due(state.slot(kind).quiet_since, limit, now, &mut next).then_some(vm)
+                });
+                if let Some(vm) = unused {
+                    state.slot(vm.kind).machine = Occupant::Stopping(Arc::clone(&vm));
+                    let supervisor = Arc::clone(self);
+                    drop(state);
+                    self.in_background(move || supervisor.end_machine(&vm, false));
+                    state = self.state();
+                    continue;
+                }
+                let since = state.alone_since;
+                let since =
+                    since.max(state.host.quiet_since.max(state.virtual_machine.quiet_since));
+                if state.is_empty() && due(since, Some(LINGER), now, &mut next) {
+                    state.phase = Phase::Leaving;
+                    continue;
                 }
             }
             state = self.wait(state, next);
         }
     }
 
-    /// The running machine, booted where there is none, and warnings for the user.
+    /// The running machine of that kind for a distro that starts, booted where there is
+    /// none, and warnings for the user.
     ///
     /// # Errors
     /// Where it cannot be booted.
-    pub fn machine(self: &Arc<Self>) -> Result<(Arc<Vm>, Vec<String>), Failure> {
+    pub fn machine(
+        self: &Arc<Self>,
+        id: Uuid,
+        kind: Kind,
+    ) -> Result<(Arc<Vm>, Vec<String>), Failure> {
         let mut warnings = Vec::new();
         let mut state = self.state();
+        if let Some(distro) = state.distros.get_mut(&id) {
+            distro.kind = Some(kind);
+        }
         loop {
             if state.phase != Phase::Serving {
                 return Err(shutting_down());
             }
-            let attempt = match &state.machine {
-                Slot::Running(vm) => return Ok((Arc::clone(vm), warnings)),
-                Slot::Stopping(_) => {
+            let attempt = match &state.slot(kind).machine {
+                Occupant::Running(vm) => return Ok((Arc::clone(vm), warnings)),
+                Occupant::Stopping(_) => {
                     state = self.wait(state, None);
                     continue;
                 }
-                Slot::Starting(attempt) => Arc::clone(attempt),
-                Slot::Off => {
+                Occupant::Starting(attempt) => Arc::clone(attempt),
+                Occupant::Off => {
                     let attempt = Arc::new(Attempt::default());
-                    state.machine = Slot::Starting(Arc::clone(&attempt));
+                    state.slot(kind).machine = Occupant::Starting(Arc::clone(&attempt));
                     drop(state);
-                    self.boot_machine(&attempt);
+                    self.boot_machine(kind, &attempt);
                     state = self.state();
                     attempt
                 }
@@ -407,9 +447,9 @@ impl Supervisor {
 
     /// Notes where a distro is that the guest has started, so that it can be stopped from
     /// now on, although it takes no sessions of clients yet.
-    pub fn placed(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>, lun: u16) {
+    pub fn placed(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>, root: &Root) {
         if let Some(distro) = self.state().starting(id, attempt) {
-            distro.place = Some((Arc::clone(vm), lun));
+            distro.place = Some((Arc::clone(vm), root.clone()));
         }
     }
 
@@ -422,7 +462,7 @@ impl Supervisor {
     /// ended meanwhile.
     pub fn started(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>) -> bool {
         let mut state = self.state();
-        let runs = matches!(&state.machine, Slot::Running(running) if Arc::ptr_eq(running, vm));
+        let runs = state.slot(vm.kind).is_running(vm);
         match state.starting(id, attempt) {
             Some(distro) if runs => {
                 distro.stage = Stage::Running;
@@ -451,8 +491,9 @@ impl Supervisor {
     /// Kills a machine that does not obey, and waits for its end.
     pub fn kill(&self, vm: &Arc<Vm>) {
         let mut state = self.state();
-        if matches!(&state.machine, Slot::Running(at) if Arc::ptr_eq(at, vm)) {
-            state.machine = Slot::Stopping(Arc::clone(vm));
+        let slot = state.slot(vm.kind);
+        if slot.is_running(vm) {
+            slot.machine = Occupant::Stopping(Arc::clone(vm));
         }
         drop(state);
         self.end_machine(vm, true);
@@ -465,9 +506,8 @@ impl Supervisor {
             Stage::Starting(other) | Stage::Stopping(other) => Arc::ptr_eq(other, attempt),
             Stage::Running => false,
         });
-        if ours {
-            state.distros.remove(&id);
-            state.quiet_since = Instant::now();
+        if ours && let Some(kind) = state.distros.remove(&id).and_then(|distro| distro.kind) {
+            state.slot(kind).quiet_since = Instant::now();
         }
         drop(state);
         self.changed.notify_all();
@@ -477,17 +517,17 @@ impl Supervisor {
     pub fn exited(self: &Arc<Self>, vm: &Arc<Vm>, id: Uuid) {
         let mut state = self.state();
         let Some(distro) = state.distros.get_mut(&id) else { return };
-        let (Stage::Running, Some((at, lun))) = (&distro.stage, &distro.place) else { return };
+        let (Stage::Running, Some((at, root))) = (&distro.stage, &distro.place) else { return };
         if !Arc::ptr_eq(at, vm) {
             return;
         }
-        let (vm, lun) = (Arc::clone(vm), *lun);
+        let (vm, root) = (Arc::clone(vm), root.clone());
         let attempt = Arc::new(Attempt::default());
         distro.stage = Stage::Stopping(Arc::clone(&attempt));
         drop(state);
         let supervisor = Arc::clone(self);
         let spawned = super::spawn("distro-exit", move || {
-            distro::release(&supervisor, id, &vm, lun, &attempt);
+            distro::release(&supervisor, id, &vm, &root, &attempt);
         });
         if let Err(failure) = spawned {
             super::log(format_args!("{failure}"));
@@ -497,10 +537,10 @@ impl Supervisor {
     /// The machine has ended, and with it everything in it.
     pub fn ended(&self, vm: &Arc<Vm>) {
         let mut state = self.state();
-        if let Slot::Running(at) | Slot::Stopping(at) = &state.machine
-            && Arc::ptr_eq(at, vm)
-        {
-            state.machine = Slot::Off;
+        let slot = state.slot(vm.kind);
+        if slot.vm().is_some_and(|at| Arc::ptr_eq(at, vm)) {
+            slot.machine = Occupant::Off;
+            slot.quiet_since = Instant::now();
         }
         state.distros.retain(|_, distro| {
             let here = matches!(&distro.place, Some((at, _)) if Arc::ptr_eq(at, vm));
@@ -510,14 +550,14 @@ impl Supervisor {
                 Stage::Running => !here,
             }
         });
-        state.quiet_since = Instant::now();
         drop(state);
         self.changed.notify_all();
     }
 
     /// Whether any distro but this one is in the machine.
-    pub fn others(&self, id: Uuid) -> bool {
-        self.state().distros.keys().any(|other| *other != id)
+    pub fn others(&self, id: Uuid, vm: &Vm) -> bool {
+        let state = self.state();
+        state.distros.iter().any(|(other, distro)| *other != id && distro.kind == Some(vm.kind))
     }
 
     /// Why a session's connection ended before its command did.
@@ -553,30 +593,28 @@ impl Supervisor {
         }
     }
 
-    fn boot_machine(self: &Arc<Self>, attempt: &Attempt) {
-        let result = Vm::start(self);
+    fn boot_machine(self: &Arc<Self>, kind: Kind, attempt: &Attempt) {
+        let result = Vm::start(self, kind);
         let mut state = self.state();
+        let serving = state.phase == Phase::Serving;
+        let slot = state.slot(kind);
+        slot.machine = Occupant::Off;
         let result = match result {
-            Ok((vm, _)) if state.phase != Phase::Serving => {
+            Ok((vm, _)) if !serving => {
                 vm.machine.kill();
-                state.machine = Slot::Off;
                 Err(shutting_down())
             }
             // The machine may have ended before it was put here.
             Ok((vm, _)) if vm.end().is_some() => {
-                state.machine = Slot::Off;
                 Err(vm.end().cloned().unwrap_or_else(shutting_down))
             }
             Ok((vm, warnings)) => {
-                state.machine = Slot::Running(vm);
+                slot.machine = Occupant::Running(vm);
                 Ok(warnings)
             }
-            Err(failure) => {
-                state.machine = Slot::Off;
-                Err(failure)
-            }
+            Err(failure) => Err(failure),
         };
-        state.quiet_since = Instant::now();
+        slot.quiet_since = Instant::now();
         drop(state);
         attempt.finish(result);
         self.changed.notify_all();
@@ -630,7 +668,52 @@ impl Supervisor {
     }
 }
 
+impl Slot {
+    fn new() -> Self {
+        Self { machine: Occupant::Off, quiet_since: Instant::now() }
+    }
+
+    /// The machine, if there is one and it is not only about to be.
+    fn vm(&self) -> Option<&Arc<Vm>> {
+        match &self.machine {
+            Occupant::Running(vm) | Occupant::Stopping(vm) => Some(vm),
+            Occupant::Off | Occupant::Starting(_) => None,
+        }
+    }
+
+    fn is_running(&self, vm: &Arc<Vm>) -> bool {
+        matches!(&self.machine, Occupant::Running(running) if Arc::ptr_eq(running, vm))
+    }
+}
+
 impl State {
+    fn slot(&mut self, kind: Kind) -> &mut Slot {
+        match kind {
+            Kind::Host => &mut self.host,
+            Kind::Virtual => &mut self.virtual_machine,
+        }
+    }
+
+    /// The running machine of that kind, if no distro is in it or about to be.
+    fn unused(&mut self, kind: Kind) -> Option<Arc<Vm>> {
+        if self.distros.values().any(|distro| distro.kind.is_none_or(|other| other == kind)) {
+            return None;
+        }
+        match &self.slot(kind).machine {
+            Occupant::Running(vm) => Some(Arc::clone(vm)),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing runs and nobody is connected.
+    fn is_empty(&self) -> bool {
+        let off = |slot: &Slot| matches!(slot.machine, Occupant::Off);
+        self.distros.is_empty()
+            && self.connections == 0
+            && off(&self.host)
+            && off(&self.virtual_machine)
+    }
+
     /// The distro, if it is still being started by that attempt.
     fn starting(&mut self, id: Uuid, attempt: &Arc<Attempt>) -> Option<&mut Distro> {
         self.distros.get_mut(&id).filter(

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::machine::{Boot, Machine, MachineError};
+use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage};
 use super::supervisor::Supervisor;
 use super::{build, lock, server};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::client::{Answer, Hello, Request, Run, Status, Welcome};
-use crate::protocol::frame::{self, Decoder};
+use crate::protocol::frame;
 use crate::protocol::guest::VERSION;
-use crate::protocol::guest::{Envelope, Event, GuestError, Request as GuestRequest, StreamHeader};
+use crate::protocol::guest::{Envelope, Event, GuestError, Request as GuestRequest, Root};
 use crate::protocol::session::{
     Directory, ExitStatus, Input, Output, Program, Session, StreamKind, Streams,
 };
@@ -54,7 +54,7 @@ struct Boots {
 struct Booter(Arc<Boots>);
 
 impl Boot for Booter {
-    fn boot(&self, _: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
+    fn boot(&self, _: Kind, _: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
         self.0.count.fetch_add(1, Ordering::Relaxed);
         let (host, guest) = UnixStream::pair().unwrap();
         let machine = Arc::new(Guest {
@@ -176,37 +176,41 @@ fn hang_up(sessions: &[UnixStream]) {
 }
 
 impl Machine for Arc<Guest> {
-    fn attach(&self, disk: File, _: bool) -> Result<u16, MachineError> {
+    fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
         let mut disks = lock(&self.disks);
         let lun = (0..).find(|lun| !disks.contains_key(lun)).unwrap();
-        disks.insert(lun, disk);
-        Ok(lun)
+        disks.insert(lun, storage.file);
+        Ok(Root::Disk { lun })
     }
 
-    fn detach(&self, lun: u16) -> Result<(), MachineError> {
-        lock(&self.disks).remove(&lun).map(drop).ok_or(MachineError::NotAttached { lun })
+    fn detach(&self, root: &Root) -> Result<(), MachineError> {
+        let Root::Disk { lun } = root else { panic!("{root:?}") };
+        let removed = lock(&self.disks).remove(lun);
+        removed.map(drop).ok_or_else(|| MachineError::NotAttached { root: root.clone() })
     }
 
-    fn connect(&self, socket: UnixStream, prefix: Vec<u8>) -> Result<(), MachineError> {
-        let mut decoder = Decoder::default();
-        decoder.push(&prefix);
-        let header: StreamHeader = decoder.take().unwrap().unwrap();
-        if header.kind == StreamKind::Control {
-            let session: Session = decoder.take().unwrap().unwrap();
-            let mut distros = lock(&self.distros);
-            if let Some(sessions) = distros.get_mut(&session.distro) {
-                sessions.push(socket.try_clone().unwrap());
-                let guest = Arc::clone(self);
-                let end = socket.try_clone().unwrap();
-                thread::spawn(move || {
-                    guest.session(header.session, &session, socket);
-                    hang_up(&[end]);
-                });
-            }
-        } else {
-            lock(&self.streams).insert((header.session, header.kind as u8), socket);
-            self.arrived.notify_all();
+    fn open(
+        &self,
+        number: u64,
+        session: &Session,
+        control: UnixStream,
+        streams: Vec<(StreamKind, OwnedFd)>,
+    ) -> Result<(), MachineError> {
+        let mut distros = lock(&self.distros);
+        if let Some(sessions) = distros.get_mut(&session.distro) {
+            sessions.push(control.try_clone().unwrap());
+            let (guest, session) = (Arc::clone(self), session.clone());
+            let end = control.try_clone().unwrap();
+            thread::spawn(move || {
+                guest.session(number, &session, control);
+                hang_up(&[end]);
+            });
         }
+        let mut waiting = lock(&self.streams);
+        for (kind, stream) in streams {
+            waiting.insert((number, kind as u8), stream.into());
+        }
+        self.arrived.notify_all();
         Ok(())
     }
 
@@ -226,12 +230,8 @@ impl Machine for Arc<Guest> {
         self.exit.wait()
     }
 
-    fn processors(&self) -> u32 {
-        3
-    }
-
-    fn memory(&self) -> u64 {
-        1 << 30
+    fn resources(&self) -> Option<Resources> {
+        Some(Resources { processors: 3, memory: 1 << 30 })
     }
 
     fn save_log(&self, to: &Path) -> io::Result<()> {
@@ -278,6 +278,7 @@ impl Service {
             version: 2,
             base_path: base,
             disk: "ext4.img".to_owned(),
+            leftover: None,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::machine::{Boot, Machine, MachineError};
-use super::{lock, log};
+use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage};
+use super::{host_machine, lock, log};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
@@ -18,7 +18,9 @@ use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError};
 use crate::devices::vsock::{Vsock, VsockDevice};
 use crate::error::{Diagnose, Failure, chain};
 use crate::kernel::{self, Prepared, initramfs};
-use crate::protocol::guest::{CONTROL_PORT, STREAM_PORT};
+use crate::protocol::frame::{self, FrameError};
+use crate::protocol::guest::{CONTROL_PORT, Root, STREAM_PORT, StreamHeader};
+use crate::protocol::session::{Session, StreamKind};
 use crate::vmm::error::VmmError;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Configuration, VirtualMachine};
@@ -42,7 +44,10 @@ impl Builder {
 }
 
 impl Boot for Builder {
-    fn boot(&self, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
+    fn boot(&self, kind: Kind, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
+        if kind == Kind::Host {
+            return host_machine::start(&self.paths);
+        }
         fn failed(error: impl Diagnose) -> Failure {
             Failure::new(CREATE, &error)
         }
@@ -137,32 +142,50 @@ struct KvmMachine {
 }
 
 impl Machine for KvmMachine {
-    fn attach(&self, disk: File, read_only: bool) -> Result<u16, MachineError> {
-        let options = DiskOptions { read_only, serial: String::new() };
-        self.disks.attach(disk, options).map_err(|error| match error {
+    fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
+        let options = DiskOptions { read_only: false, serial: String::new() };
+        let attached = self.disks.attach(storage.file, options);
+        attached.map(|lun| Root::Disk { lun }).map_err(|error| match error {
             ScsiError::Full => MachineError::TooManyDisks,
             error => MachineError::Attach { reason: chain(&error) },
         })
     }
 
-    fn detach(&self, lun: u16) -> Result<(), MachineError> {
-        match self.disks.detach(lun) {
+    fn detach(&self, root: &Root) -> Result<(), MachineError> {
+        let not_attached = || MachineError::NotAttached { root: root.clone() };
+        let Root::Disk { lun } = root else { return Err(not_attached()) };
+        match self.disks.detach(*lun) {
             Ok(()) => Ok(()),
             Err(error @ ScsiError::Flush { .. }) => {
                 log(format_args!("{}", chain(&error)));
                 Ok(())
             }
-            Err(_) => Err(MachineError::NotAttached { lun }),
+            Err(_) => Err(not_attached()),
         }
     }
 
-    fn connect(&self, socket: UnixStream, prefix: Vec<u8>) -> Result<(), MachineError> {
-        self.vsock.connect(STREAM_PORT, OwnedFd::from(socket), prefix, |_| {}).map_err(|error| {
-            match self.machine.exit() {
-                Some(exit) => MachineError::Ended { exit },
-                None => MachineError::Connect { reason: chain(&error) },
-            }
-        })
+    fn open(
+        &self,
+        number: u64,
+        session: &Session,
+        control: UnixStream,
+        streams: Vec<(StreamKind, OwnedFd)>,
+    ) -> Result<(), MachineError> {
+        let failed = |error: FrameError| MachineError::Connect { reason: chain(&error) };
+        let connect = |kind, stream: OwnedFd, request: &[u8]| {
+            let mut prefix =
+                frame::encode(&StreamHeader { session: number, kind }).map_err(failed)?;
+            prefix.extend_from_slice(request);
+            self.vsock.connect(STREAM_PORT, stream, prefix, |_| {}).map_err(|error| {
+                match self.machine.exit() {
+                    Some(exit) => MachineError::Ended { exit },
+                    None => MachineError::Connect { reason: chain(&error) },
+                }
+            })
+        };
+        let request = frame::encode(session).map_err(failed)?;
+        connect(StreamKind::Control, control.into(), &request)?;
+        streams.into_iter().try_for_each(|(kind, stream)| connect(kind, stream, &[]))
     }
 
     fn control(&self, limit: Duration) -> Result<UnixStream, MachineError> {
@@ -194,12 +217,8 @@ impl Machine for KvmMachine {
         self.machine.wait()
     }
 
-    fn processors(&self) -> u32 {
-        self.processors
-    }
-
-    fn memory(&self) -> u64 {
-        self.memory
+    fn resources(&self) -> Option<Resources> {
+        Some(Resources { processors: self.processors, memory: self.memory })
     }
 
     fn save_log(&self, to: &Path) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The running machine together with its control channel, from boot to end.
+//! A running machine together with its control channel, from boot to end.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
 use super::log;
-use super::machine::Machine;
+use super::machine::{Kind, Machine};
 use super::supervisor::Supervisor;
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
@@ -22,6 +22,8 @@ const ENTROPY: usize = 4096;
 /// A machine whose init has taken its configuration.
 #[derive(Debug)]
 pub struct Vm {
+    /// Which machine it is.
+    pub kind: Kind,
     /// The machine.
     pub machine: Arc<dyn Machine>,
     /// The channel to its init.
@@ -38,18 +40,21 @@ impl Vm {
     ///
     /// # Errors
     /// Where the machine cannot be built, or its guest does not come up in time.
-    pub fn start(supervisor: &Arc<Supervisor>) -> Result<(Arc<Self>, Vec<String>), Failure> {
+    pub fn start(
+        supervisor: &Arc<Supervisor>,
+        kind: Kind,
+    ) -> Result<(Arc<Self>, Vec<String>), Failure> {
         let settings = WslConfig::load(&supervisor.paths);
         let mut warnings = settings.warnings.clone();
-        log(format_args!("building the virtual machine"));
-        let machine = supervisor.boot.boot(&settings)?;
-        log(format_args!("the virtual machine runs"));
+        log(format_args!("starting the machine ({kind:?})"));
+        let machine = supervisor.boot.boot(kind, &settings)?;
+        log(format_args!("the machine runs"));
         let logs = supervisor.paths.logs();
         let fail = |machine: &Arc<dyn Machine>| {
             machine.kill();
             match machine.wait() {
                 exit @ (Exit::Reset | Exit::Failure { .. }) => {
-                    Some(crash(machine.as_ref(), exit, &logs))
+                    Some(crash(kind, machine.as_ref(), exit, &logs))
                 }
                 Exit::Killed | Exit::PowerOff => None,
             }
@@ -66,6 +71,7 @@ impl Vm {
             Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
         };
         let vm = Arc::new(Self {
+            kind,
             machine: Arc::clone(&machine),
             control,
             kernel,
@@ -83,7 +89,10 @@ impl Vm {
                 }
             })
         };
-        let configured = spawned.and_then(|()| vm.configure());
+        let configured = spawned.and_then(|()| match kind {
+            Kind::Host => Ok(Vec::new()),
+            Kind::Virtual => vm.configure(),
+        });
         match configured {
             Ok(more) => {
                 log(format_args!("the guest is configured"));
@@ -97,7 +106,7 @@ impl Vm {
             log(format_args!("{exit}"));
             let failure = match exit {
                 exit @ (Exit::Reset | Exit::Failure { .. }) => {
-                    crash(watched.machine.as_ref(), exit, &supervisor.paths.logs())
+                    crash(kind, watched.machine.as_ref(), exit, &supervisor.paths.logs())
                 }
                 Exit::Killed | Exit::PowerOff => {
                     Failure::new("Wsl/Service", &ServiceError::ShuttingDown)
@@ -153,8 +162,14 @@ fn read_random(buffer: &mut [u8]) -> std::io::Result<()> {
     std::fs::File::open("/dev/urandom")?.read_exact(buffer)
 }
 
-/// Saves what the kernel said last, for the user to read.
-fn crash(machine: &dyn Machine, exit: Exit, logs: &Path) -> Failure {
+/// The failure of a machine that ended by itself. What its kernel said last is saved for
+/// the user to read.
+fn crash(kind: Kind, machine: &dyn Machine, exit: Exit, logs: &Path) -> Failure {
+    if let (Kind::Host, Exit::Failure { reason }) = (kind, &exit) {
+        let log = logs.join("service.log");
+        let error = ServiceError::HostMachine { reason: reason.clone(), log };
+        return Failure::new("Wsl/Service", &error);
+    }
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let path = logs.join(format!("kernel-panic-{seconds}.txt"));
     if let Err(error) = machine.save_log(&path) {

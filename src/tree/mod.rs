@@ -1,15 +1,22 @@
 //! A file tree as a stream of entries, whatever it comes from and goes to.
 //!
-//! A source (a tar stream, a package, later a directory or an ext4 image) feeds a
-//! [`Sink`] (the ext4 writer, later a directory) one [`Entry`] at a time, in the order of
-//! the stream, contents included. Neither knows the other.
+//! A source (a tar stream, a package, a [`directory`], an ext4 image) feeds a [`Sink`]
+//! (the ext4 writer, a directory) one [`Entry`] at a time, in the order of the stream,
+//! contents included. Neither knows the other. Where one of them must be another process
+//! (an ordinary user's directories belong to a user namespace), entries go over a socket
+//! ([`wire`], [`process`]).
 
+pub mod directory;
 pub mod path;
+pub mod process;
+pub mod wire;
 
 use std::io::Read;
 
+use serde::{Deserialize, Serialize};
+
 /// A point in time, to the nanosecond.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Timestamp {
     /// Seconds since 1970, negative before.
     pub seconds: i64,
@@ -18,7 +25,7 @@ pub struct Timestamp {
 }
 
 /// What every kind of entry has.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Metadata {
     /// Permission bits with set-id and sticky bits, `0o7777` at most.
     pub mode: u32,
@@ -34,7 +41,7 @@ pub struct Metadata {
 }
 
 /// A part of a file that holds data; everything between segments is a hole.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Segment {
     /// Where in the file, in bytes.
     pub offset: u64,
@@ -109,4 +116,15 @@ pub trait Sink {
     /// # Errors
     /// Where the entry contradicts the tree, the sink is full, or content cannot be read.
     fn add(&mut self, entry: Entry<'_>) -> Result<(), Self::Error>;
+}
+
+/// Why a tree could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError<R: std::error::Error + 'static, W: std::error::Error + 'static> {
+    /// It cannot be read.
+    #[error(transparent)]
+    Source(#[from] R),
+    /// It cannot be written, or its content cannot be read.
+    #[error(transparent)]
+    Sink(W),
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs};
 
-use wslr::command::{Flag, OPTIONS, VERBS, Verb};
+use wslr::command::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 
 #[test]
 fn the_man_page_is_in_step() {
@@ -14,17 +14,17 @@ fn the_man_page_is_in_step() {
     let (_, template) = template.split_once('\n').unwrap();
     let mut options = String::new();
     for flag in OPTIONS {
-        man_entry(&mut options, flag, None);
+        man_entry(&mut options, flag, &[]);
     }
     options += ".TP\n.B ~\nAs the first word: start in the user's home.\n";
     options += ".TP\n.B \\-\\-\nEnd the options; the rest is the command.\n";
     let mut verbs = String::new();
     for verb in VERBS {
-        man_entry(&mut verbs, &verb.flag, verb.operand);
+        man_entry(&mut verbs, &verb.flag, verb.operands);
         if !verb.options.is_empty() {
             verbs += ".RS\n";
             for flag in verb.options {
-                man_entry(&mut verbs, flag, None);
+                man_entry(&mut verbs, flag, &[]);
             }
             verbs += ".RE\n";
         }
@@ -39,13 +39,19 @@ fn the_man_page_is_in_step() {
 #[test]
 fn the_bash_completion_is_in_step() {
     let mut cases = String::new();
-    for verb in VERBS.iter().filter(|verb| !verb.options.is_empty() || verb.operand.is_some()) {
-        let (flag, names) = (&verb.flag, names_of(verb));
+    for verb in VERBS.iter().filter(|verb| !verb.options.is_empty() || !verb.operands.is_empty()) {
         let words = spellings(verb.options).join(" ");
-        writeln!(cases, "        {})", own_spellings(flag).join("|")).unwrap();
+        writeln!(cases, "        {})", own_spellings(&verb.flag).join("|")).unwrap();
         writeln!(cases, "            words=\"{words}\"").unwrap();
-        if let Some(names) = names {
-            writeln!(cases, "            [[ $current == -* ]] || words=\"$({names})\"").unwrap();
+        for (position, values) in operands_of(verb) {
+            // The last operand may also follow options.
+            let place = if verb.operands.len() > 1 {
+                format!("$COMP_CWORD -eq {} && ", position + 2)
+            } else {
+                String::new()
+            };
+            writeln!(cases, "            [[ {place}$current != -* ]] && words=\"$({values})\"")
+                .unwrap();
         }
         writeln!(cases, "            ;;").unwrap();
     }
@@ -88,15 +94,20 @@ fn the_zsh_completion_is_in_step() {
         describe(flag, &mut top);
     }
     let mut cases = String::new();
-    for verb in VERBS.iter().filter(|verb| !verb.options.is_empty() || verb.operand.is_some()) {
+    for verb in VERBS.iter().filter(|verb| !verb.options.is_empty() || !verb.operands.is_empty()) {
         writeln!(cases, "        {})", own_spellings(&verb.flag).join("|")).unwrap();
         if !verb.options.is_empty() {
             let mut options = String::new();
             verb.options.iter().for_each(|flag| describe(flag, &mut options));
             writeln!(cases, "            list=(\n{options}            )").unwrap();
         }
-        if let Some(names) = names_of(verb) {
-            writeln!(cases, "            names=(${{(f)\"$({names})\"}})").unwrap();
+        for (position, values) in operands_of(verb) {
+            let place = if verb.operands.len() > 1 {
+                format!("[[ $CURRENT -eq {} ]] && ", position + 3)
+            } else {
+                String::new()
+            };
+            writeln!(cases, "            {place}names=(${{(f)\"$({values})\"}})").unwrap();
         }
         writeln!(cases, "            ;;").unwrap();
     }
@@ -143,7 +154,18 @@ fn the_fish_completion_is_in_step() {
         line(&mut script, "test (count (commandline -opc)) -ge 1", flag, names);
     }
     for verb in VERBS {
-        line(&mut script, "test (count (commandline -opc)) -eq 1", &verb.flag, names_of(verb));
+        let first = operands_of(verb).next().map(|(_, values)| values);
+        line(&mut script, "test (count (commandline -opc)) -eq 1", &verb.flag, first);
+        for (position, values) in operands_of(verb).skip(1) {
+            let given = own_spellings(&verb.flag).join(" ");
+            writeln!(
+                script,
+                "complete -c wslr -n 'contains -- (commandline -opc)[2] {given}; and test (count \
+                 (commandline -opc)) -eq {}' -x -a '({values})'",
+                position + 2
+            )
+            .unwrap();
+        }
         for flag in verb.options {
             let given = own_spellings(&verb.flag).join(" ");
             let condition = format!("contains -- (commandline -opc)[2] {given}");
@@ -156,9 +178,18 @@ fn the_fish_completion_is_in_step() {
 const INSTALLED: &str = "wslr --list --quiet 2>/dev/null";
 const AVAILABLE: &str = "wslr --list --online --quiet 2>/dev/null";
 
-/// What tells the names that a verb's operand can have.
-fn names_of(verb: &Verb) -> Option<&'static str> {
-    verb.operand.map(|(_, required)| if required { INSTALLED } else { AVAILABLE })
+const VERSIONS: &str = "seq 2";
+
+/// For each operand its position, from 0, and what tells the values that it can have.
+fn operands_of(verb: &Verb) -> impl Iterator<Item = (usize, &'static str)> {
+    verb.operands.iter().enumerate().map(|(position, operand)| {
+        let values = match operand.values {
+            Values::Available => AVAILABLE,
+            Values::Installed => INSTALLED,
+            Values::Versions => VERSIONS,
+        };
+        (position, values)
+    })
 }
 
 fn spellings(flags: &[Flag]) -> Vec<String> {
@@ -174,16 +205,18 @@ fn zsh(text: &str) -> String {
     text.replace('\'', "'\\''").replace(':', "\\:")
 }
 
-fn man_entry(text: &mut String, flag: &Flag, operand: Option<(&str, bool)>) {
+fn man_entry(text: &mut String, flag: &Flag, operands: &[Operand]) {
     let mut spellings = own_spellings(flag);
     spellings.reverse();
     let spellings: Vec<String> =
         spellings.iter().map(|word| format!("\\fB{}\\fR", word.replace('-', "\\-"))).collect();
-    let value = match (flag.value, operand) {
-        (Some(value), _) | (_, Some((value, true))) => format!(" \\fI{value}\\fR"),
-        (_, Some((value, false))) => format!(" [\\fI{value}\\fR]"),
-        _ => String::new(),
-    };
+    let mut value = flag.value.map_or_else(String::new, |value| format!(" \\fI{value}\\fR"));
+    for operand in operands {
+        value += &match operand.required {
+            true => format!(" \\fI{}\\fR", operand.name),
+            false => format!(" [\\fI{}\\fR]", operand.name),
+        };
+    }
     writeln!(text, ".TP\n{}{value}\n{}", spellings.join(", "), roff(flag.help)).unwrap();
 }
 

@@ -46,10 +46,42 @@ fn b032_errors_behind_a_verb() {
     home.wslr(["--install", "--version", "3"])
         .fails(
             "Invalid version: 3",
-            Some("use --version 2, or leave it out"),
+            Some("a version is 1 or 2"),
             Some("Wsl/ERROR_VERSION_PARSE_ERROR"),
         )
         .run();
+}
+
+#[test]
+fn b030_uninstall_is_refused_and_the_right_word_named() {
+    let home = Home::new();
+    for words in [["--uninstall"].as_slice(), &["--uninstall", "Debian"]] {
+        home.wslr(words)
+            .fails(
+                "Invalid command line argument: --uninstall",
+                Some("'wslr --unregister NAME' removes a distribution"),
+                None,
+            )
+            .run();
+    }
+}
+
+#[test]
+fn b031_a_default_version_is_1_or_2() {
+    let home = Home::new();
+    for version in ["3", "0", "two", ""] {
+        home.wslr(["--set-default-version", version])
+            .fails(
+                &format!("Invalid version: {version}"),
+                Some("a version is 1 or 2"),
+                Some("Wsl/ERROR_VERSION_PARSE_ERROR"),
+            )
+            .run();
+    }
+    home.wslr(["--set-default-version"])
+        .fails("Argument --set-default-version is missing a required parameter.", HELP, None)
+        .run();
+    assert!(home.tree("").iter().all(|name| name == "run"), "nothing is set");
 }
 
 #[test]

@@ -13,3 +13,4 @@ mod install;
 mod listing;
 mod manifest;
 mod registry;
+mod versions;

@@ -6,6 +6,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod conf;
+#[path = "../support/debian.rs"]
+mod debian;
 mod harness;
 mod session;
 mod systemd;
@@ -372,7 +374,8 @@ fn a_distro_without_processes_stops_at_once() {
 fn an_empty_root_is_no_distro() {
     let empty = tempfile::tempdir().unwrap();
     let result = Distro::try_start(empty.path());
-    assert!(matches!(result.map(|_| ()), Err(GuestError::NotALinuxDistro)));
+    let error = result.map(|_| ()).unwrap_err();
+    assert!(matches!(error, GuestError::NotALinuxDistro), "{error:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A Debian whose first process is its own systemd.
 //!
-//! Ignored where nothing has prepared such a Debian; `tests/run` does.
+//! Needs root and a cgroup hierarchy of version 2 that root can write to.
 
 use std::fs;
 use std::thread;
@@ -47,7 +47,6 @@ fn a_distro_that_cannot_have_systemd_starts_without_and_says_why() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn b163_b164_systemd_is_up_when_the_first_command_runs() {
     let distro = Distro::with_systemd(CONF);
     assert_eq!(distro.warnings, Vec::<String>::new());
@@ -67,7 +66,6 @@ fn b163_b164_systemd_is_up_when_the_first_command_runs() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn b165_a_user_has_a_session_of_systemd() {
     let distro = Distro::with_systemd(CONF);
     assert_eq!(distro.run("useradd -m -u 4321 alice").code(), 0);
@@ -97,7 +95,6 @@ fn b165_a_user_has_a_session_of_systemd() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn services_and_timers_live_beyond_the_command_that_starts_them() {
     let distro = Distro::with_systemd(CONF);
     text(&distro, "systemd-run --quiet --unit=stays sleep 1000");
@@ -115,7 +112,6 @@ fn services_and_timers_live_beyond_the_command_that_starts_them() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn a_shell_on_a_terminal_has_a_session_too() {
     let distro = Distro::with_systemd(CONF);
     let request = Request::words(&["bash", "--norc"]).on_terminal(80, 24);
@@ -130,7 +126,6 @@ fn a_shell_on_a_terminal_has_a_session_too() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn b171_a_stop_is_an_orderly_power_off() {
     let distro = Distro::with_systemd(CONF);
     text(
@@ -146,7 +141,6 @@ fn b171_a_stop_is_an_orderly_power_off() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn power_off_and_reboot_inside_end_the_distro() {
     for verb in ["poweroff", "reboot"] {
         let mut distro = Distro::with_systemd(CONF);
@@ -157,7 +151,6 @@ fn power_off_and_reboot_inside_end_the_distro() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn b166_a_time_of_zero_does_not_wait_and_too_short_a_time_warns() {
     let distro = Distro::with_systemd("[boot]\nsystemd=true\ninitTimeout=0\n");
     assert_eq!(text(&distro, "echo ran"), "ran\n");
@@ -175,7 +168,6 @@ fn b166_a_time_of_zero_does_not_wait_and_too_short_a_time_warns() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn an_init_that_cannot_be_executed_leaves_a_distro_without_systemd() {
     let distro = Distro::with_systemd_and(CONF, |root| {
         fs::remove_file(root.join("usr/sbin/init")).unwrap();
@@ -191,7 +183,6 @@ fn an_init_that_cannot_be_executed_leaves_a_distro_without_systemd() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn a_new_distro_is_configured_before_its_systemd_starts() {
     let distro = Distro::with_systemd_and(CONF, |root| {
         fs::create_dir_all(root.join("usr/lib/wslr")).unwrap();
@@ -203,7 +194,6 @@ fn a_new_distro_is_configured_before_its_systemd_starts() {
 }
 
 #[test]
-#[ignore = "needs a Debian with systemd: tests/run"]
 fn b172_a_user_session_that_cannot_start_is_a_warning_and_the_command_runs() {
     let distro = Distro::with_systemd_and(CONF, |root| {
         fs::remove_file(root.join("usr/lib/systemd/systemd-logind")).unwrap();
@@ -212,4 +202,14 @@ fn b172_a_user_session_that_cannot_start_is_a_warning_and_the_command_runs() {
     assert_eq!(finished.text(), "ran\n");
     assert!(finished.warnings[0].contains("'journalctl -b' tells more"), "{:?}", finished.warnings);
     assert_eq!(distro.run("true").warnings, Vec::<String>::new(), "once is enough");
+}
+
+#[test]
+fn b167_killing_the_init_of_the_tool_ends_the_distro() {
+    let mut distro = Distro::with_systemd(CONF);
+    assert_eq!(text(&distro, "cat /proc/2/comm"), "init\n");
+    let start = Instant::now();
+    let _running = distro.session(Request::words(&["kill", "-9", "2"]));
+    distro.wait_end();
+    assert!(start.elapsed() < Duration::from_secs(30));
 }

@@ -18,7 +18,7 @@ pub const ALPHA: &str = "Alpha";
 pub const BETA: &str = "Beta";
 
 /// Limits that a software processor can meet, and little memory.
-const CONFIGURATION: &str = "\
+pub const CONFIGURATION: &str = "\
 [general]
 instanceIdleTimeout=600000
 [wsl2]
@@ -51,6 +51,11 @@ pub fn home() -> &'static Home {
         run_tool("e2fsck", &["-fn", find_disk(&home, ALPHA).to_str().unwrap()], &[0]);
         home
     })
+}
+
+/// Adds settings of `[wsl2]` to the usual ones.
+pub fn configure(more: &str) {
+    home().write(".wslconfig", format!("{CONFIGURATION}{more}"));
 }
 
 /// Runs words in a distro, without input.

@@ -4,30 +4,54 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
+pub mod debian;
 pub mod server;
 pub mod tar;
+pub mod tree;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
 use tempfile::TempDir;
 
-/// A home of its own, with nothing in it and no way to the network.
+/// A home of its own, with nothing in it and no way to the network. New distros there are
+/// version 2 where a test says nothing else, whatever the machine can run.
 pub struct Home {
     directory: TempDir,
     environment: Vec<(OsString, OsString)>,
+    executable: PathBuf,
+    owner: Option<(u32, u32)>,
 }
 
 impl Home {
     /// An empty home.
     pub fn new() -> Self {
-        let home = Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() };
+        let home = Self {
+            directory: tempfile::tempdir().unwrap(),
+            environment: Vec::new(),
+            executable: env!("CARGO_BIN_EXE_wslr").into(),
+            owner: None,
+        };
         fs::create_dir(home.path("run")).unwrap();
         home
+    }
+
+    /// The same home for another user, as whom all runs in it. Only root can make one.
+    pub fn owned_by(mut self, uid: u32, gid: u32) -> Self {
+        // The user may not be able to reach the place where it was built.
+        let executable = self.path("wslr");
+        fs::copy(&self.executable, &executable).unwrap();
+        for path in [self.path(""), self.path("run")] {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
+        }
+        self.executable = executable;
+        self.owner = Some((uid, gid));
+        self
     }
 
     /// The same home with a variable in the environment of all that runs in it.
@@ -51,6 +75,9 @@ impl Home {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+        }
         path
     }
 
@@ -72,15 +99,24 @@ impl Home {
         names
     }
 
+    /// Has a command run as the home's owner.
+    pub fn as_owner(&self, command: &mut Command) {
+        if let Some((uid, gid)) = self.owner {
+            command.uid(uid).gid(gid);
+        }
+    }
+
     /// The executable with these words.
     pub fn wslr<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Test<'_> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wslr"));
+        let mut command = Command::new(&self.executable);
+        self.as_owner(&mut command);
         command
             .args(words)
             .env_clear()
             .env("HOME", self.path(""))
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("WSLR_VERSIONS", "1,2")
             // Nothing listens there: what is not expected to reach the network fails at once.
             .env("WSLR_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
             .env("WSLR_UBUNTU_MIRROR", "http://127.0.0.1:9/ubuntu")
@@ -193,6 +229,11 @@ impl<'a> Test<'a> {
     fn spawn_piped(&mut self) -> Child {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.command.spawn().unwrap()
+    }
+
+    /// The command alone.
+    pub fn into_command(self) -> Command {
+        self.command
     }
 
     /// The command itself, for tests that need more than this builder.

@@ -62,22 +62,18 @@ pub enum GrammarError {
         /// As typed.
         argument: OsString,
     },
-    /// `--version` with something other than 1 or 2 (1.3).
+    /// A version other than 1 or 2 (1.3, B031).
     #[error("Invalid version: {}", value.display())]
     Version {
         /// As typed.
         value: OsString,
     },
-    /// `--version 1`.
-    #[error("WSL1 is not supported.")]
-    Version1,
 }
 
 impl Diagnose for GrammarError {
     fn code(&self) -> &'static str {
         match self {
             Self::Version { .. } => "ERROR_VERSION_PARSE_ERROR",
-            Self::Version1 => "WSL_E_WSL1_NOT_SUPPORTED",
             Self::Size(error) => error.code(),
             _ => "E_INVALIDARG",
         }
@@ -94,9 +90,11 @@ impl Diagnose for GrammarError {
             Self::Parameter { argument: "--distribution-id", .. } => {
                 Some("'wslr --list --json' shows the ids".to_owned())
             }
-            Self::Version { .. } | Self::Version1 => {
-                Some("use --version 2, or leave it out".to_owned())
+            // A slip that would cost a distro is met with the right word (B030).
+            Self::Invalid { argument } if argument == "--uninstall" => {
+                Some("'wslr --unregister NAME' removes a distribution".to_owned())
             }
+            Self::Version { .. } => Some("a version is 1 or 2".to_owned()),
             Self::Size(error) => error.hint(),
             _ => Some("'wslr --help' lists the arguments".to_owned()),
         }

@@ -26,6 +26,18 @@ pub enum Invocation {
         /// Its name.
         name: String,
     },
+    /// Choose the version of new distros.
+    SetDefaultVersion {
+        /// 1 or 2.
+        version: u32,
+    },
+    /// Convert a distro.
+    SetVersion {
+        /// Its name.
+        name: String,
+        /// 1 or 2.
+        version: u32,
+    },
     /// End everything.
     Shutdown {
         /// Do not ask the guest.
@@ -104,7 +116,7 @@ pub struct Install {
     pub distro: Option<String>,
     /// An archive in place of a manifest's entry; `-` is standard input.
     pub from_file: Option<OsString>,
-    /// The directory of its disk.
+    /// The directory of its files.
     pub location: Option<PathBuf>,
     /// The name to register.
     pub name: Option<String>,
@@ -114,4 +126,6 @@ pub struct Install {
     pub no_launch: bool,
     /// The size of its disk in bytes.
     pub size: Option<u64>,
+    /// 1 or 2; chosen where absent.
+    pub version: Option<u32>,
 }

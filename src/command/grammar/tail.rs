@@ -13,8 +13,8 @@ use crate::command::table::{Flag, Verb};
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     flags: Vec<(&'static str, Option<OsString>)>,
-    /// The operand, where the verb takes one and it is there.
-    pub(super) operand: Option<OsString>,
+    /// The operands that are there: no more than the verb takes.
+    pub(super) operands: Vec<OsString>,
     /// `--help` was among the options.
     pub(super) help: bool,
 }
@@ -38,8 +38,8 @@ impl Tail {
                 tail.long(verb, word, &mut words)?;
             } else if options && bytes.starts_with(b"-") && bytes.len() > 1 {
                 tail.bundle(verb, word, &mut words)?;
-            } else if verb.operand.is_some() && tail.operand.is_none() {
-                tail.operand = Some(word);
+            } else if tail.operands.len() < verb.operands.len() {
+                tail.operands.push(word);
             } else {
                 return Err(GrammarError::InvalidForVerb { argument: word });
             }
@@ -141,7 +141,7 @@ mod tests {
             let mut tail = parse("--install", words).unwrap();
             assert!(tail.has("--no-launch"));
             assert_eq!(tail.value("--name"), Some("N".into()));
-            assert_eq!(tail.operand, Some("X".into()));
+            assert_eq!(tail.operands, ["X"]);
         }
     }
 
@@ -159,8 +159,8 @@ mod tests {
 
     #[test]
     fn b032_two_dashes_make_an_operand_of_what_follows() {
-        assert_eq!(parse("--install", &["--", "--c"]).unwrap().operand, Some("--c".into()));
-        assert_eq!(parse("--install", &["-"]).unwrap().operand, Some("-".into()));
+        assert_eq!(parse("--install", &["--", "--c"]).unwrap().operands, ["--c"]);
+        assert_eq!(parse("--install", &["-"]).unwrap().operands, ["-"]);
         assert!(parse("--list", &["-"]).is_err());
         assert!(parse("--install", &["a", "b"]).is_err());
     }

@@ -214,10 +214,50 @@ fn install_reads_all_its_options() {
         no_distribution: false,
         no_launch: true,
         size: Some(64 << 30),
+        version: Some(2),
     };
     assert_eq!(read(&words), Ok(Invocation::Install(expected)));
-    assert_eq!(read(&["--install", "--version", "1"]), Err(GrammarError::Version1));
-    assert!(matches!(read(&["--install", "--version", "3"]), Err(GrammarError::Version { .. })));
+}
+
+#[test]
+fn b031_a_version_is_1_or_2() {
+    for version in [1, 2] {
+        let word = version.to_string();
+        let Ok(Invocation::Install(install)) = read(&["--install", "--version", &word]) else {
+            panic!("refused");
+        };
+        assert_eq!(install.version, Some(version));
+        assert_eq!(
+            read(&["--set-default-version", &word]),
+            Ok(Invocation::SetDefaultVersion { version })
+        );
+        assert_eq!(
+            read(&["--set-version", "D", &word]),
+            Ok(Invocation::SetVersion { name: "D".into(), version })
+        );
+    }
+    for wrong in ["3", "0", "", "01", " 1", "1.0", "-", "x"] {
+        for words in [
+            ["--install", "--version", wrong].as_slice(),
+            &["--set-default-version", wrong],
+            &["--set-version", "D", wrong],
+        ] {
+            let failure = read(words).unwrap_err().failure();
+            assert_eq!(failure.message, format!("Invalid version: {wrong}"));
+            assert_eq!(failure.code.as_deref(), Some("Wsl/ERROR_VERSION_PARSE_ERROR"));
+        }
+    }
+}
+
+#[test]
+fn b017_set_version_needs_both_its_words() {
+    for words in [["--set-version"].as_slice(), &["--set-version", "D"]] {
+        let failure = read(words).unwrap_err().failure();
+        assert_eq!(failure.message, "Argument --set-version is missing a required parameter.");
+        assert_eq!(failure.code, None);
+    }
+    let error = read(&["--set-version", "D", "1", "x"]).unwrap_err();
+    assert_eq!(error, GrammarError::InvalidForVerb { argument: "x".into() });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The verbs' own options, from split words to [`Invocation`]s.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::error::GrammarError;
@@ -20,15 +21,24 @@ pub(super) fn parse(
         return Ok(Invocation::HelpFor(verb));
     }
     let json = tail.has("--json");
-    let operand = tail.operand.take();
-    if verb.operand.is_some_and(|(_, required)| required) && operand.is_none() {
+    let required = verb.operands.iter().filter(|operand| operand.required).count();
+    if tail.operands.len() < required {
         return Err(GrammarError::ParameterRequired { argument: word });
     }
-    let name = || operand.as_deref().map(text).unwrap_or_default();
+    let mut operands = std::mem::take(&mut tail.operands).into_iter();
+    let first = operands.next();
+    let name = || first.as_deref().map(text).unwrap_or_default();
     Ok(match verb.flag.long {
-        "--install" => Invocation::Install(install(tail, operand)?),
+        "--install" => Invocation::Install(install(tail, first)?),
         "--list" => Invocation::List(list(&tail)?),
         "--set-default" => Invocation::SetDefault { name: name() },
+        "--set-default-version" => {
+            Invocation::SetDefaultVersion { version: version(&first.unwrap_or_default())? }
+        }
+        "--set-version" => Invocation::SetVersion {
+            name: name(),
+            version: version(&operands.next().unwrap_or_default())?,
+        },
         "--shutdown" => Invocation::Shutdown { force: tail.has("--force") },
         "--status" => Invocation::Status { json },
         "--terminate" => Invocation::Terminate { name: name() },
@@ -81,11 +91,9 @@ fn install(mut tail: Tail, operand: Option<OsString>) -> Result<Install, Grammar
         (Some(distro), Some(_)) => return Err(conflict("--from-file", distro)),
         _ => {}
     }
-    match tail.value("--version").as_deref() {
-        None => {}
-        Some(value) if value == "2" => {}
-        Some(value) if value == "1" => return Err(GrammarError::Version1),
-        Some(value) => return Err(GrammarError::Version { value: value.to_owned() }),
+    let version = tail.value("--version").map(|value| version(&value)).transpose()?;
+    if version == Some(1) && tail.has("--vhd-size") {
+        return Err(conflict("--vhd-size", "--version 1"));
     }
     let size = tail.value("--vhd-size").map(|value| size::parse(&text(&value))).transpose()?;
     Ok(Install {
@@ -96,7 +104,17 @@ fn install(mut tail: Tail, operand: Option<OsString>) -> Result<Install, Grammar
         no_distribution,
         no_launch: tail.has("--no-launch"),
         size,
+        version,
     })
+}
+
+/// The version of a distro (1.3).
+fn version(value: &OsStr) -> Result<u32, GrammarError> {
+    match value.as_bytes() {
+        b"1" => Ok(1),
+        b"2" => Ok(2),
+        _ => Err(GrammarError::Version { value: value.to_owned() }),
+    }
 }
 
 /// A name as text; bytes that are not UTF-8 make a name that no distro has.

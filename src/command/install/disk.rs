@@ -1,4 +1,4 @@
-//! From content to a disk.
+//! From content to a distro's root, a disk or a directory.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,8 +9,9 @@ use super::Context;
 use super::error::InstallError;
 use crate::archive::Repository;
 use crate::archive::assemble::assemble;
+use crate::convert::Target;
 use crate::error::{Diagnose, Failure};
-use crate::ext4::{self, Writer};
+use crate::ext4;
 use crate::image;
 use crate::image::observer::{Description, Observer};
 use crate::registry::{Details, Installation};
@@ -20,7 +21,7 @@ const MEGABYTE: u64 = 1 << 20;
 /// Where a failure of the content itself happens.
 pub(super) const REGISTER: &str = "Wsl/Service/RegisterDistro";
 
-/// Makes a disk of an archive file of `length` bytes.
+/// Makes a root of an archive file of `length` bytes.
 pub(super) fn unpack(
     context: &Context<'_>,
     installation: &Installation,
@@ -28,9 +29,9 @@ pub(super) fn unpack(
     archive: &File,
     length: Option<u64>,
 ) -> Result<Details, Failure> {
-    // A disk is hardly smaller than the archive it is made of.
+    // A root is hardly smaller than the archive it is made of.
     check_space(installation, length.unwrap_or(0))?;
-    let mut writer = writer(installation, options)?;
+    let mut writer = target(installation, options)?;
     let bar = context.progress.bytes("Installing", length);
     let mut observer = Observer::new(&mut writer);
     image::unpack(bar.reader(archive), &mut observer).map_err(import_failure)?;
@@ -40,14 +41,14 @@ pub(super) fn unpack(
     Ok(details(description, 0))
 }
 
-/// Makes a disk of packages.
+/// Makes a root of packages.
 pub(super) fn put_together(
     installation: &Installation,
     options: ext4::Options,
     repository: &Repository<'_>,
     name: &str,
 ) -> Result<Details, Failure> {
-    let mut writer = writer(installation, options)?;
+    let mut writer = target(installation, options)?;
     let mut observer = Observer::new(&mut writer);
     let assembled = assemble(repository, name, &mut observer)
         .map_err(|error| Failure::new("Wsl/InstallDistro", &error))?;
@@ -72,13 +73,14 @@ pub(super) fn check_space(installation: &Installation, needed: u64) -> Result<()
     Err(Failure::new(REGISTER, &error))
 }
 
-/// The writer of the installation's disk.
-fn writer(installation: &Installation, options: ext4::Options) -> Result<Writer, Failure> {
+/// What the installation's root is written by.
+fn target(installation: &Installation, options: ext4::Options) -> Result<Target, Failure> {
     let file = installation.file().try_clone().map_err(|source| {
         let path = installation.path();
         Failure::new(REGISTER, &InstallError::Io { action: "write", path, source })
     })?;
-    Writer::new(file, options).map_err(|error| Failure::new(REGISTER, &error))
+    Target::new(installation.version(), file, options)
+        .map_err(|error| Failure::new(REGISTER, &error))
 }
 
 fn details(description: Description, packages: u64) -> Details {

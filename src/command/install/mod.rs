@@ -14,7 +14,7 @@ mod source;
 use std::process::ExitCode;
 
 use super::grammar::{self, Install, Selection};
-use super::{distro, output};
+use super::{distro, output, versions};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::download::Fetcher;
@@ -52,18 +52,30 @@ pub(super) fn install(paths: &Paths, install: Install) -> Result<ExitCode, Failu
         // Else the service tells them, when the distro is opened.
         context.config.warnings.iter().for_each(|warning| output::warning(warning));
     }
+    let set = distro::load(paths)?.default_version;
+    let choice = versions::choose(install.version, set)?;
     if install.no_distribution {
-        prepare::kernel(&context)?;
+        if choice.version == 2 {
+            prepare::kernel(&context)?;
+        }
+        choice.warn();
         output::success()?;
         return Ok(ExitCode::SUCCESS);
     }
     let content = Content::choose(&context, &install)?;
-    let distro = register(&context, &install, content)?;
+    choice.warn();
+    if choice.version == 1 && install.size.is_some() {
+        output::warning("--vhd-size is ignored: a version 1 distribution has no disk");
+    }
+    let distro = register(&context, &install, choice.version, content)?;
     output::print(&format!(
         "Distribution successfully installed. It can be launched via 'wslr -d {}'\n",
         distro.name
     ))?;
-    let prepared = prepare::kernel(&context);
+    let prepared = match distro.version {
+        1 => Ok(()),
+        _ => prepare::kernel(&context),
+    };
     if install.no_launch {
         if let Err(failure) = prepared {
             output::warning(&format!(
@@ -85,13 +97,19 @@ pub(super) fn install(paths: &Paths, install: Install) -> Result<ExitCode, Failu
 }
 
 /// Writes the disk and registers the distro.
-fn register(context: &Context<'_>, install: &Install, content: Content) -> Result<Distro, Failure> {
+fn register(
+    context: &Context<'_>,
+    install: &Install,
+    version: u32,
+    content: Content,
+) -> Result<Distro, Failure> {
     let named = content.name().map(str::to_owned);
     let from_file = named.is_none();
     let plan = Plan {
         name: install.name.clone().or(named),
         location: install.location.clone(),
         install_path: context.config.distribution_install_path.clone(),
+        version,
     };
     let refused = |error| match error {
         RegistryError::AlreadyExists { .. } if !from_file => {

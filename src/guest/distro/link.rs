@@ -101,20 +101,39 @@ pub fn receive<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option<(T,
     Ok(Some((message, descriptors)))
 }
 
-/// Hands a session over: `request` is the encoded
+/// Hands a session over: `request` is a memory file with the encoded
 /// [`Session`](crate::protocol::session::Session).
 ///
 /// # Errors
 /// The system's.
 pub fn send_session(
     socket: &impl AsFd,
-    request: &[u8],
+    request: &impl AsFd,
     control: &impl AsFd,
     streams: &[(StreamKind, OwnedFd)],
 ) -> io::Result<()> {
+    let kinds = streams.iter().map(|(kind, _)| *kind).collect();
+    send(socket, &Order::Session(kinds), &descriptors(request, control, streams))
+}
+
+/// The descriptors of a session in the order in which they are sent.
+#[must_use]
+pub fn descriptors(
+    request: &impl AsFd,
+    control: &impl AsFd,
+    streams: &[(StreamKind, OwnedFd)],
+) -> Vec<RawFd> {
+    let mut all = vec![request.as_fd().as_raw_fd(), control.as_fd().as_raw_fd()];
+    all.extend(streams.iter().map(|(_, stream)| stream.as_raw_fd()));
+    all
+}
+
+/// A memory file with this content.
+///
+/// # Errors
+/// The system's.
+pub fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create(c"session", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(request)?;
-    let mut descriptors = vec![file.as_raw_fd(), control.as_fd().as_raw_fd()];
-    descriptors.extend(streams.iter().map(|(_, stream)| stream.as_raw_fd()));
-    send(socket, &Order::Session(streams.iter().map(|(kind, _)| *kind).collect()), &descriptors)
+    file.write_all(content)?;
+    Ok(file.into())
 }

@@ -1,10 +1,8 @@
 //! One distro: its namespaces, its root, its init.
 //!
 //! Free of any virtual machine: [`Options`] name a root and what is shared into it, and a
-//! socket carries [`link`] messages. In a virtual machine the machine's init forks a
-//! distro ([`start`]); elsewhere [`entry`] is a process of its own that does.
+//! socket carries [`link`] messages.
 
-pub mod entry;
 pub mod files;
 pub mod init;
 pub mod link;
@@ -17,13 +15,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use super::sys::{self, Forked};
 
 /// What a distro is started with.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// Its registered name (`WSL_DISTRO_NAME`).
     pub name: String,
@@ -35,8 +33,8 @@ pub struct Options {
     pub stop_limit: Duration,
     /// Where its files are.
     pub root: Root,
-    /// What its `/dev` is.
-    pub devices: Devices,
+    /// Whose kernel it runs on.
+    pub kernel: Kernel,
     /// The directory, on a mount of shared propagation, that becomes `/mnt/wsl` (B146).
     pub shared: Option<PathBuf>,
     /// The executable bound read-only at `/init` (B151).
@@ -46,7 +44,7 @@ pub struct Options {
 }
 
 /// Where a distro's files are.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Root {
     /// A directory.
     Directory(PathBuf),
@@ -60,17 +58,23 @@ pub enum Root {
     },
 }
 
-/// What a distro's `/dev` is.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Devices {
-    /// The kernel's own, all devices of the machine.
-    All,
-    /// A memory file system with the harmless ones of the starter's `/dev`.
-    Harmless,
+/// Whose kernel a distro runs on, which says what it may do with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kernel {
+    /// A virtual machine's, which is there for distros: they get all of its devices and
+    /// settings.
+    Own,
+    /// The host's, from which everything but the distro's own files is kept.
+    Shared {
+        /// The distro's root is an ordinary user of the host.
+        user_namespace: bool,
+        /// The distro is started in a cgroup of its own.
+        has_group: bool,
+    },
 }
 
 /// A kernel's modules.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Modules {
     /// `uname -r`.
     pub release: String,
@@ -101,6 +105,10 @@ pub fn start(options: &Options, cgroup: Option<BorrowedFd<'_>>) -> io::Result<St
         Forked::Parent(pid) => Ok(Started { pid, socket: ours }),
         Forked::Child => {
             sys::close_all_except(&[theirs.as_raw_fd()]);
+            // A distro sees the descriptors of its first process, and ends with the process
+            // that has started it.
+            sys::silence();
+            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
             init::run(options, theirs)
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::mount::MsFlags;
 
-use super::{Devices, root};
+use super::{Kernel, root};
 use crate::protocol::guest::GuestError;
 
 /// One file system to mount.
@@ -62,9 +62,9 @@ const fn optional(
 ///
 /// # Errors
 /// Where one it cannot do without fails.
-pub fn mount_all(devices: Devices) -> Result<Vec<String>, GuestError> {
+pub fn mount_all(kernel: Kernel) -> Result<Vec<String>, GuestError> {
     let mut warnings = Vec::new();
-    mount_devices(devices)?;
+    mount_devices(kernel)?;
     for mount in &MOUNTS {
         let target = Path::new(mount.target);
         let made = make_directory(target).and_then(|()| {
@@ -93,11 +93,11 @@ pub fn mount_all(devices: Devices) -> Result<Vec<String>, GuestError> {
     Ok(warnings)
 }
 
-fn mount_devices(devices: Devices) -> Result<(), GuestError> {
+fn mount_devices(kernel: Kernel) -> Result<(), GuestError> {
     let dev = Path::new("/dev");
-    let (kind, options) = match devices {
-        Devices::All => ("devtmpfs", None),
-        Devices::Harmless => ("tmpfs", Some("mode=0755")),
+    let (kind, options) = match kernel {
+        Kernel::Own => ("devtmpfs", None),
+        Kernel::Shared { .. } => ("tmpfs", Some("mode=0755")),
     };
     make_directory(dev)
         .and_then(|()| {
@@ -105,7 +105,7 @@ fn mount_devices(devices: Devices) -> Result<(), GuestError> {
             root::mount_at(Some(Path::new(kind)), dev, Some(kind), flags, options)
         })
         .map_err(|error| GuestError::system("mounting '/dev'", &error))?;
-    if devices == Devices::Harmless {
+    if kernel != Kernel::Own {
         let _ = symlink("pts/ptmx", "/dev/ptmx");
     }
     for (name, target) in [

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
-use super::{Devices, Options, Root, files, mounts};
+use super::{Kernel, Options, Root, files, mounts};
 use crate::config::wslconf::WslConf;
 use crate::guest::{disk, sys};
 use crate::protocol::guest::GuestError;
@@ -62,7 +62,7 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
     let hostname = conf.network.hostname.as_ref().unwrap_or(&options.hostname).clone();
     sethostname(&hostname)
         .map_err(|error| GuestError::system("setting the host name", &error.into()))?;
-    warnings.extend(mounts::mount_all(options.devices)?);
+    warnings.extend(mounts::mount_all(options.kernel)?);
     for (mount, place) in brought {
         let target = match place {
             Place::At(target) => target,
@@ -112,7 +112,7 @@ fn bring(options: &Options) -> Result<Vec<(Brought, Place)>, GuestError> {
             })
             .map_err(|error| GuestError::system(shown("sharing", source), &error))
     };
-    if options.devices == Devices::Harmless {
+    if options.kernel != Kernel::Own {
         for name in HARMLESS {
             let path = Path::new("/dev").join(name);
             add(&path, Place::At(path.clone()), false, true)?;

@@ -1,0 +1,162 @@
+//! A distro on its way from one version to the other.
+//!
+//! The old root stays what it is until the new one is complete and on the disk; one
+//! replacement of the registry then changes what the distro is. The record names what is
+//! no part of the distro, the new root before that instant and the old one after it, so
+//! that whoever comes after a kill can tell them apart and clears the right one away.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::distro::{partial, root_name};
+use super::installation::clear_abandoned;
+use super::lock::{failed, lock_root, make_root};
+use super::removal::delete_root;
+use super::{Distro, Registry, RegistryError, update};
+use crate::config::paths::Paths;
+
+/// A distro being converted. Dropped unfinished, it leaves the distro as it was.
+#[derive(Debug)]
+pub struct Conversion {
+    paths: Paths,
+    /// As it was.
+    record: Distro,
+    version: u32,
+    /// The lock of the old root.
+    old: File,
+    /// The new root, locked.
+    new: File,
+    finished: bool,
+}
+
+impl Conversion {
+    /// Locks the distro's root and makes an empty one of the other sort.
+    ///
+    /// # Errors
+    /// Where there is no such distro, it has that version already, it is in use, or
+    /// something of the new root's name is there.
+    pub fn begin(paths: &Paths, id: Uuid, version: u32) -> Result<Self, RegistryError> {
+        update(paths, |registry| {
+            clear_abandoned(registry, paths);
+            let record = registry.by_id(id)?.clone();
+            if record.version == version {
+                return Err(RegistryError::SameVersion { name: record.name, version });
+            }
+            let old = lock_root(&record.disk_path())?;
+            let name = root_name(version);
+            let new = record.base_path.join(name);
+            if new.symlink_metadata().is_ok() {
+                return Err(RegistryError::DiskExists { path: new });
+            }
+            if version == 1 {
+                super::installation::make_private(&record.base_path)?;
+            }
+            let new = make_root(&record.base_path.join(partial(name)), version == 1)?;
+            if let Some(record) = registry.record(id) {
+                record.leftover = Some(name.to_owned());
+            }
+            Ok(Self { paths: paths.clone(), record, version, old, new, finished: false })
+        })
+    }
+
+    /// The distro as it was.
+    #[must_use]
+    pub fn record(&self) -> &Distro {
+        &self.record
+    }
+
+    /// The old root, open for reading.
+    #[must_use]
+    pub fn old(&self) -> &File {
+        &self.old
+    }
+
+    /// What the new root is written to: a file, or an empty directory.
+    #[must_use]
+    pub fn new_root(&self) -> &File {
+        &self.new
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.record.base_path.join(partial(root_name(self.version)))
+    }
+
+    /// Makes the new root the distro's and deletes the old one; one that cannot be deleted
+    /// now is cleared away by the next installation or conversion.
+    ///
+    /// # Errors
+    /// Where a file cannot be written. The distro is then as it was.
+    pub fn finish(mut self) -> Result<Distro, RegistryError> {
+        let path = self.path();
+        let name = root_name(self.version);
+        self.new.sync_all().map_err(|source| failed("write", &path, source))?;
+        let id = self.record.id;
+        let record = update::<_, RegistryError>(&self.paths, |registry| {
+            let record = registry.record(id).ok_or(RegistryError::NotFound)?;
+            let new = record.base_path.join(name);
+            fs::rename(&path, &new)
+                .and_then(|()| File::open(&record.base_path)?.sync_all())
+                .map_err(|source| failed("create", &new, source))?;
+            record.version = self.version;
+            record.leftover = Some(std::mem::replace(&mut record.disk, name.to_owned()));
+            Ok(record.clone())
+        })?;
+        self.finished = true;
+        if delete_root(&self.record.disk_path()).is_ok() {
+            // Else it is deleted again, which is no harm.
+            let _ = update::<_, RegistryError>(&self.paths, |registry| {
+                forget_leftover(registry, id);
+                Ok(())
+            });
+        }
+        Ok(Distro { leftover: None, ..record })
+    }
+
+    /// What undoes this conversion when the process is told to end.
+    pub fn undo(&self) -> impl FnOnce() + Send + 'static {
+        let (paths, record, version) = (self.paths.clone(), self.record.clone(), self.version);
+        move || undo(&paths, &record, version)
+    }
+}
+
+#[cfg(test)]
+impl Conversion {
+    /// What `kill -9` leaves.
+    pub(super) fn kill(self) {
+        let conversion = std::mem::ManuallyDrop::new(self);
+        conversion.old.unlock().unwrap();
+        conversion.new.unlock().unwrap();
+    }
+}
+
+impl Drop for Conversion {
+    fn drop(&mut self) {
+        if !self.finished {
+            undo(&self.paths, &self.record, self.version);
+        }
+    }
+}
+
+/// Takes back a conversion that has not happened.
+fn undo(paths: &Paths, record: &Distro, version: u32) {
+    let _ = update::<_, RegistryError>(paths, |registry| {
+        let unchanged = registry.by_id(record.id).is_ok_and(|now| now.version == record.version);
+        if unchanged {
+            let name = root_name(version);
+            delete_root(&record.base_path.join(partial(name)))?;
+            delete_root(&record.base_path.join(name))?;
+            forget_leftover(registry, record.id);
+        }
+        Ok(())
+    });
+}
+
+fn forget_leftover(registry: &mut Registry, id: Uuid) {
+    if let Some(record) = registry.record(id) {
+        record.leftover = None;
+    }
+}

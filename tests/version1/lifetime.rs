@@ -1,0 +1,123 @@
+//! When a distro runs, and when it stops.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::fixture::{OwnHome, install, running, status, wait_for};
+
+crate::as_root_and_as_user! {
+    b007_a_daemon_keeps_its_distro_running
+    an_idle_distro_stops_and_the_service_leaves
+    b029_warnings_of_a_start_can_be_silenced
+    b035_states_follow_commands
+    a_terminated_distro_starts_again
+    shutdown_ends_everything
+    b039_a_running_distro_is_unregistered
+}
+
+const DONE: &str = "The operation completed successfully.\n";
+
+/// Idle distros and machines stop after a second.
+const IMPATIENT: &str = "[general]\ninstanceIdleTimeout=1000\n[wsl2]\nvmIdleTimeout=1000\n";
+
+fn b007_a_daemon_keeps_its_distro_running() {
+    let home = OwnHome::with_distro("D", IMPATIENT);
+    let started = Instant::now();
+    let line = "touch /dev/shm/x; setsid sleep 30 >/dev/null 2>&1 </dev/null &";
+    home.wslr(["--", line]).run();
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(running(&home), "D\n");
+    home.wslr(["ls", "/dev/shm/x"]).stdout("/dev/shm/x\n").run();
+    home.wslr(["pkill sleep"]).run();
+    wait_for("the distro to stop", || running(&home).is_empty());
+    home.wslr(["ls", "/dev/shm"]).run();
+}
+
+fn an_idle_distro_stops_and_the_service_leaves() {
+    let home = OwnHome::with_distro("D", IMPATIENT);
+    home.wslr(["true"]).run();
+    assert_eq!(running(&home), "D\n");
+    wait_for("the distro to stop", || running(&home).is_empty());
+    wait_for("the service to leave", || status(&home)["service"].is_null());
+    home.wslr(["echo", "again"]).stdout("again\n").run();
+}
+
+fn b029_warnings_of_a_start_can_be_silenced() {
+    let home = OwnHome::with_distro("D", IMPATIENT);
+    home.write(".wslconfig", "[wsl2]\nfoo=1\n");
+    let warning = "wslr: warning: Unknown key 'wsl2.foo' in [HOME]/.wslconfig:2\n";
+    home.wslr(["echo", "a"]).stdout("a\n").stderr(warning).run();
+    home.wslr(["echo", "b"]).stdout("b\n").run();
+    home.wslr(["--shutdown"]).run();
+    home.wslr(["echo", "c"]).env("WSL_DISABLE_WARNINGS", "1").stdout("c\n").run();
+}
+
+fn b035_states_follow_commands() {
+    let home = OwnHome::with_distro("D", "");
+    let row = |state: &str| format!("  NAME    STATE           VERSION\n* D       {state:16}1\n");
+    home.wslr(["-l", "-v"]).stdout(row("Stopped")).run();
+    let mut test = home.wslr(["sleep", "1000"]);
+    let mut child = test.command().stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the distro to run", || running(&home) == "D\n");
+    home.wslr(["-l", "-v"]).stdout(row("Running")).run();
+    home.wslr(["--list", "--running"])
+        .stdout("Windows Subsystem for Linux Distributions:\nD (Default)\n")
+        .run();
+    home.wslr(["--terminate", "d"]).stdout(DONE).run();
+    assert!(!child.wait().unwrap().success());
+    home.wslr(["-l", "-v"]).stdout(row("Stopped")).run();
+    home.wslr(["--list", "--running"])
+        .fails("There are no running distributions.", None, None)
+        .run();
+    home.wslr(["--terminate", "D"]).stdout(DONE).run();
+}
+
+fn a_terminated_distro_starts_again() {
+    let home = OwnHome::with_distro("D", "");
+    install(&home, "E");
+    home.wslr(["-d", "E", "touch", "/run/mark"]).run();
+    home.wslr(["echo kept >/root/kept; touch /run/gone; exec sync"]).run();
+    home.wslr(["--terminate", "D"]).stdout(DONE).run();
+    assert_eq!(running(&home), "E\n");
+    home.wslr(["cat /root/kept; ls /run/gone"])
+        .stdout("kept\n")
+        .stderr("[..]No such file or directory\n")
+        .status(2)
+        .run();
+    home.wslr(["-d", "E", "ls", "/run/mark"]).stdout("/run/mark\n").run();
+    home.wslr(["-d", "E", "ls", "/root"]).run();
+}
+
+fn shutdown_ends_everything() {
+    let home = OwnHome::with_distro("D", "");
+    let mut test = home.wslr(["sleep", "54321"]);
+    let mut child = test.command().stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the distro to run", || running(&home) == "D\n");
+    for options in [["--shutdown"].as_slice(), &["--shutdown", "--force"]] {
+        home.wslr(options).run();
+        assert_eq!(running(&home), "");
+        wait_for("the service to leave", || status(&home)["service"].is_null());
+    }
+    assert!(!child.wait().unwrap().success());
+}
+
+fn b039_a_running_distro_is_unregistered() {
+    let home = OwnHome::with_distro("D", "");
+    install(&home, "E");
+    home.wslr(["-d", "D", "true"]).run();
+    home.wslr(["--unregister", "D"]).stdout(DONE).run();
+    home.wslr(["-l"]).stdout("Windows Subsystem for Linux Distributions:\nE (Default)\n").run();
+    home.wslr(["--unregister", "e"]).stdout(DONE).run();
+    assert!(home.tree(".local/share/wslr/distros").is_empty());
+    home.wslr(["true"])
+        .fails(
+            "There is no default distribution: none is installed.",
+            Some(
+                "'wslr --list --online' shows what can be installed, \
+                 'wslr --install NAME' installs it",
+            ),
+            None,
+        )
+        .run();
+}
