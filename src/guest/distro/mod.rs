@@ -7,6 +7,7 @@ pub mod files;
 pub mod init;
 pub mod link;
 pub mod mounts;
+pub mod protection;
 pub mod root;
 pub mod systemd;
 

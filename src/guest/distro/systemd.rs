@@ -39,10 +39,11 @@ const NOTIFY: &str = "/run/wslr/notify";
 /// The status of the kernel's foreign binary formats, which all distros share.
 const BINFMT_STATUS: &str = "/proc/sys/fs/binfmt_misc/status";
 
-/// Units that wait for what never comes in a distro (B164), or that would set up the
-/// network, which all distros share and which is not theirs. Masked where an
+/// Units that wait for what never comes in a distro (B164); that would set up the network,
+/// which all distros share and which is not theirs; and a memory file system on `/tmp`,
+/// which hides what is there, and which not every distro may mount. Masked where an
 /// administrator's own `/etc/systemd/system` does not say otherwise.
-const MASKED: [&str; 11] = [
+const MASKED: [&str; 12] = [
     "NetworkManager-wait-online.service",
     "NetworkManager.service",
     "console-getty.service",
@@ -54,6 +55,7 @@ const MASKED: [&str; 11] = [
     "systemd-resolved.service",
     "systemd-timesyncd.service",
     "systemd-vconsole-setup.service",
+    "tmp.mount",
 ];
 
 /// The signal to systemd that starts `poweroff.target` (systemd(1)): `SIGRTMIN+4`.
@@ -303,7 +305,7 @@ fn protect_binfmt() -> io::Result<()> {
     written.write_all(b"enabled\n")?;
     written.set_permissions(fs::Permissions::from_mode(0o444))?;
     let mount = sys::copy_mount(&file)?;
-    sys::make_read_only(&mount)?;
+    sys::set_attributes(&mount, libc::MOUNT_ATTR_RDONLY)?;
     fs::metadata(BINFMT_STATUS)?;
     sys::attach_mount(&mount, Path::new(BINFMT_STATUS))
 }

@@ -102,7 +102,11 @@ impl Command {
         // What the machine's own processes are spared, a command is not.
         let _ = fs::write("/proc/self/oom_score_adj", "0");
         let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups)?;
+        match setgroups(&groups) {
+            // In a user namespace of one user there are no groups to be had or left.
+            Err(Errno::EPERM) if account.uid == 0 && is_single_user() => {}
+            result => result?,
+        }
         setgid(Gid::from_raw(account.gid))?;
         setuid(Uid::from_raw(account.uid))
     }
@@ -171,6 +175,11 @@ impl Command {
             Ok(never) => match never {},
         }
     }
+}
+
+/// Whether this user namespace was made by a user without other ids.
+fn is_single_user() -> bool {
+    fs::read("/proc/self/setgroups").is_ok_and(|text| text.trim_ascii() == b"deny")
 }
 
 /// A session of its own on the standard descriptors.
