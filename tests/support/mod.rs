@@ -8,6 +8,7 @@ pub mod debian;
 pub mod server;
 pub mod tar;
 pub mod tree;
+pub mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -52,6 +53,11 @@ impl Home {
         self.executable = executable;
         self.owner = Some((uid, gid));
         self
+    }
+
+    /// Whose it is, if it is not this process's user's.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
     }
 
     /// The same home with a variable in the environment of all that runs in it.
