@@ -11,6 +11,7 @@ mod support;
 
 mod directories;
 mod errors;
+mod escape;
 mod fixture;
 mod lifetime;
 mod listing;
