@@ -32,7 +32,24 @@ pub(super) fn run(paths: &Paths, run: Run) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::new("Wsl/Service/CreateInstance/ReadDistroConfig", &error))?,
         Selection::Default => registry.default_distro().map_err(no_default)?,
     };
-    launch(paths, distro.id, run)
+    launch(paths, distro.id, run).map_err(|failure| with_way_out(failure, &distro.name))
+}
+
+/// The same failure; where it is that no virtual machine can run, with the other way.
+fn with_way_out(failure: Failure, name: &str) -> Failure {
+    let no_machine = failure.code.as_deref().is_some_and(|code| {
+        code.ends_with("/CreateVm/WSL_E_VIRTUAL_MACHINE_PLATFORM_REQUIRED")
+            || code.ends_with("/CreateVm/E_ACCESSDENIED")
+    });
+    if !no_machine {
+        return failure;
+    }
+    let way_out = format!("'wslr --set-version {name} 1' makes it run without a virtual machine");
+    let hint = match &failure.hint {
+        Some(hint) => format!("{hint}; or {way_out}"),
+        None => way_out,
+    };
+    failure.with_hint(hint)
 }
 
 /// Runs a command in the distro of that id.
@@ -116,4 +133,21 @@ pub(super) fn no_default(error: RegistryError) -> Failure {
 
 fn service(error: RegistryError) -> Failure {
     Failure::new("Wsl/Service", &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_virtual_machine_is_told_the_other_way() {
+        let failure = |code: &str| Failure::plain("x").with_code(code).with_hint("buy one");
+        let code = "Wsl/Service/CreateInstance/CreateVm/WSL_E_VIRTUAL_MACHINE_PLATFORM_REQUIRED";
+        assert_eq!(
+            with_way_out(failure(code), "D").hint.unwrap(),
+            "buy one; or 'wslr --set-version D 1' makes it run without a virtual machine"
+        );
+        let other = failure("Wsl/Service/E_ACCESSDENIED");
+        assert_eq!(with_way_out(other.clone(), "D"), other);
+    }
 }

@@ -26,6 +26,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::execveat;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -172,6 +173,8 @@ fn start(shared: PathBuf, executable: PathBuf) -> io::Result<Server<Host>> {
     nix::unistd::dup2_stdout(&nothing)?;
     std::env::set_current_dir("/")?;
     boot::set_limits();
+    // The service's hides all from others; a distro has users.
+    umask(Mode::from_bits_truncate(0o022));
     let in_namespace = !is_initial_user_namespace();
     let groups = Groups::find();
     let platform = Host { packets, shared, executable, groups, in_namespace, resolver: None };

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -13,6 +13,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 
 use crate::protocol::session::{ExitStatus, WindowSize};
@@ -163,6 +164,40 @@ pub fn reset_signals() {
         };
     }
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// The most descriptors of one message: a session's request, its control stream, its four
+/// streams.
+const MAXIMUM_DESCRIPTORS: usize = 6;
+
+/// Receives bytes and the descriptors that come with them; none and none at the end.
+///
+/// # Errors
+/// The system's.
+pub fn receive(
+    socket: &impl AsFd,
+    bytes: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; MAXIMUM_DESCRIPTORS]);
+    let mut parts = [IoSliceMut::new(bytes)];
+    let socket = socket.as_fd().as_raw_fd();
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(socket, &mut parts, Some(&mut space), flags)?;
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(list) = message {
+            // SAFETY: the kernel has just made these descriptors for this process.
+            descriptors.extend(list.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((received.bytes, descriptors))
+}
+
+/// Has ended children reaped by the kernel, until [`reset_signals`].
+pub fn ignore_children() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

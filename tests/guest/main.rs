@@ -6,8 +6,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod conf;
+#[path = "../support/debian.rs"]
+mod debian;
 mod harness;
 mod session;
+mod systemd;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -117,7 +117,9 @@ fn no_device_of_the_host_is_reached() {
         refused(&format!("head -c 1 {path}"));
     }
     let names = "full null random tty urandom zero";
-    let listed = shell("cd /dev; find * -path pts -prune -o ! -type d ! -type l -print | sort | tr '\\n' ' '");
+    let listed = shell(
+        "cd /dev; find * -path pts -prune -o ! -type d ! -type l -print | sort | tr '\\n' ' '",
+    );
     assert_eq!(listed.trim(), names);
     let bound = shell(&format!("cd /dev; for f in {names}; do stat -c %t:%T $f; done"));
     assert_eq!(bound, "1:7\n1:3\n1:8\n5:0\n1:9\n1:5\n");

@@ -9,6 +9,7 @@ pub mod link;
 pub mod mounts;
 pub mod protection;
 pub mod root;
+pub mod systemd;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
