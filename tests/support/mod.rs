@@ -55,11 +55,6 @@ impl Home {
         self
     }
 
-    /// Whose it is, if it is not this process's user's.
-    pub fn owner(&self) -> Option<(u32, u32)> {
-        self.owner
-    }
-
     /// The same home with a variable in the environment of all that runs in it.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
