@@ -8,6 +8,7 @@ pub mod debian;
 pub mod server;
 pub mod tar;
 pub mod tree;
+pub mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
