@@ -22,6 +22,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -146,6 +147,8 @@ fn start() -> io::Result<Server<Host>> {
         std::env::args_os().nth(1).map(PathBuf::from).ok_or(io::ErrorKind::InvalidInput)?;
     std::env::set_current_dir("/")?;
     boot::set_limits();
+    // The service's hides all from others; a distro has users.
+    umask(Mode::from_bits_truncate(0o022));
     let failed = |action: &str, error: io::Error| io::Error::other(format!("{action}: {error}"));
     share(&shared).map_err(|error| failed("mounting", error))?;
     let in_namespace = !is_initial_user_namespace();

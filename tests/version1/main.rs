@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conversion;
 mod directories;
 mod errors;
 mod fixture;

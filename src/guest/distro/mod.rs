@@ -7,7 +7,9 @@ pub mod files;
 pub mod init;
 pub mod link;
 pub mod mounts;
+pub mod protection;
 pub mod root;
+pub mod systemd;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
