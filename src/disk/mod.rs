@@ -1,8 +1,7 @@
 //! The files that hold disks: raw images, VHD and VHDX.
 //!
 //! A [`Disk`] is a run of bytes that can be read, written, flushed and given back, whatever
-//! its file looks like; [`open`] tells by the content which [`Format`] that is. A disk can
-//! be used live: a file that is opened after a crash at any instant has all that was
+//! the [`Format`] of its file. A disk can be used live: a file that is opened after a crash at any instant has all that was
 //! flushed, and every byte written after that is old or new. Formats that keep their blocks
 //! in a table share [`blocks`]. Everything in a file is hostile.
 
@@ -16,8 +15,8 @@ pub mod vhdx;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::FileExt as _;
+use std::io;
+use std::path::Path;
 
 use self::bytes::{Destination, Source};
 pub use self::copy::copy;
@@ -110,30 +109,25 @@ impl fmt::Display for Format {
 }
 
 impl Format {
-    /// The format of a file: by its first bytes, or for VHD by its last.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn of(mut file: &File) -> io::Result<Self> {
-        let length = file.seek(SeekFrom::End(0))?;
-        let mut signature = [0; 8];
-        if length >= 8 {
-            file.read_exact_at(&mut signature, 0)?;
+    /// The format that a file's name tells. Not its content does: that of a raw disk is its
+    /// guest's, who could make it look like any format.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("vhd") => Self::Vhd,
+            Some(extension) if extension.eq_ignore_ascii_case("vhdx") => Self::Vhdx,
+            _ => Self::Raw,
         }
-        if signature == vhdx::SIGNATURE {
-            return Ok(Self::Vhdx);
-        }
-        if vhd::is_vhd(file, length)? { Ok(Self::Vhd) } else { Ok(Self::Raw) }
     }
 }
 
-/// Opens the disk in a file, in whatever format. The file's lock is the caller's. With
-/// `writable` false nothing is written to the file, and writing to the disk fails.
+/// Opens the disk in a file. The file's lock is the caller's. With `writable` false nothing
+/// is written to the file, and writing to the disk fails.
 ///
 /// # Errors
 /// [`DiskError`], where the file is damaged or needs another one.
-pub fn open(file: File, writable: bool) -> Result<Box<dyn Disk>, DiskError> {
-    match Format::of(&file).map_err(DiskError::read)? {
+pub fn open(file: File, format: Format, writable: bool) -> Result<Box<dyn Disk>, DiskError> {
+    match format {
         Format::Raw => Ok(Box::new(raw::Raw::new(file))),
         Format::Vhd => vhd::open(file, writable),
         Format::Vhdx => vhdx::open(file, writable),

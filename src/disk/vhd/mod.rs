@@ -48,20 +48,6 @@ fn damaged(what: impl Into<String>) -> DiskError {
     DiskError::Damaged { format: Format::Vhd, what: what.into() }
 }
 
-/// Whether a file of `length` bytes is a VHD: it begins or ends with a footer.
-pub(super) fn is_vhd(file: &File, length: u64) -> io::Result<bool> {
-    let mut cookie = [0; 8];
-    for at in [Some(0), length.checked_sub(footer::LENGTH as u64)] {
-        if let Some(at) = at.filter(|at| at + 8 <= length) {
-            file.read_exact_at(&mut cookie, at)?;
-            if &cookie == footer::COOKIE {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
-}
-
 /// Opens a VHD.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ number!(u32_at, u32, from_le_bytes);
 number!(u64_at, u64, from_le_bytes);
 
 /// What a file begins with.
-pub const SIGNATURE: [u8; 8] = *b"vhdxfile";
+pub(super) const SIGNATURE: [u8; 8] = *b"vhdxfile";
 
 /// The longest disk.
 pub const MAXIMUM_SIZE: u64 = 64 << 40;

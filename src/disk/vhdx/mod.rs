@@ -19,8 +19,8 @@ use std::os::unix::fs::FileExt as _;
 use uuid::Uuid;
 
 pub use self::create::{Options, create};
-pub use self::format::{MAXIMUM_SIZE, SIGNATURE};
-use self::format::{MEGABYTE, SECTOR, damaged, unsupported};
+pub use self::format::MAXIMUM_SIZE;
+use self::format::{MEGABYTE, SECTOR, SIGNATURE, damaged, unsupported};
 use self::header::{Header, Headers};
 use self::log::SECTORS_PER_ENTRY;
 use self::metadata::Metadata;
@@ -33,6 +33,14 @@ use super::{Disk, DiskError, Format, put};
 /// # Errors
 /// Where it is damaged, a differencing one, or has what nobody uses.
 pub(super) fn open(mut file: File, writable: bool) -> Result<Box<dyn Disk>, DiskError> {
+    let mut signature = [0; 8];
+    match file.read_exact_at(&mut signature, 0) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            return Err(DiskError::read(error));
+        }
+        _ if signature != SIGNATURE => return Err(damaged("it does not begin as one")),
+        _ => {}
+    }
     let mut headers = Headers::read(&file)?;
     if !headers.current.log_id.is_nil() {
         let sequence = log::find(&file, &headers.current)?;
