@@ -99,6 +99,11 @@ impl Home {
         names
     }
 
+    /// The owner's user id, where that is another user's.
+    pub fn owner(&self) -> Option<u32> {
+        self.owner.map(|(uid, _)| uid)
+    }
+
     /// Has a command run as the home's owner.
     pub fn as_owner(&self, command: &mut Command) {
         if let Some((uid, gid)) = self.owner {

@@ -12,6 +12,7 @@ mod support;
 mod conversion;
 mod directories;
 mod errors;
+mod escape;
 mod fixture;
 mod lifetime;
 mod listing;
