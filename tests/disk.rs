@@ -1,12 +1,15 @@
 //! VHD and VHDX disks, with `qemu-img` as the judge.
 //!
 //! What wslr writes is checked and compared by `qemu-img`, what `qemu-img` writes is read
-//! back, and a process that writes is killed at any moment. `WSLR_DISK_CASES` makes it more
-//! cases than the few that always run; `tests/run` runs 200.
+//! back, and a process that writes is killed at any moment. A few cases of each always run,
+//! 200 of each as tests that are ignored otherwise.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "these are tests")]
 
 use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,10 +23,6 @@ const MEGABYTE: u64 = 1 << 20;
 
 /// What a killed process writes in: one of these has one value at any time.
 const GRAIN: u64 = 4096;
-
-fn cases(usual: u64) -> u64 {
-    env::var("WSLR_DISK_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
-}
 
 fn qemu_img(arguments: &[&str]) -> String {
     let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img");
@@ -147,7 +146,17 @@ fn random_model(path: &Path, random: &mut StdRng, size: u64) -> Vec<u8> {
 
 #[test]
 fn what_qemu_writes_is_read_and_goes_on_being_written() {
-    for case in 0..cases(16) {
+    read_and_continue(0..8);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn what_qemu_writes_is_read_and_goes_on_being_written_200_times() {
+    read_and_continue(0..200);
+}
+
+fn read_and_continue(cases: Range<u64>) {
+    for case in cases {
         let mut random = StdRng::seed_from_u64(case);
         let directory = tempfile::tempdir().unwrap();
         let (raw, path) = (directory.path().join("raw"), directory.path().join("disk"));
@@ -174,7 +183,17 @@ fn what_qemu_writes_is_read_and_goes_on_being_written() {
 
 #[test]
 fn what_is_written_live_is_whole_to_qemu() {
-    for case in 0..cases(24) {
+    write_live(0..12);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn what_is_written_live_is_whole_to_qemu_200_times() {
+    write_live(0..200);
+}
+
+fn write_live(cases: Range<u64>) {
+    for case in cases {
         let mut random = StdRng::seed_from_u64(1000 + case);
         let directory = tempfile::tempdir().unwrap();
         let (raw, path) = (directory.path().join("raw"), directory.path().join("disk"));
@@ -219,7 +238,17 @@ fn what_is_written_live_is_whole_to_qemu() {
 
 #[test]
 fn a_copy_is_equal_and_keeps_holes() {
-    for case in 0..cases(8) {
+    copy_all(0..4);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_copy_is_equal_and_keeps_holes_200_times() {
+    copy_all(0..200);
+}
+
+fn copy_all(cases: Range<u64>) {
+    for case in cases {
         let mut random = StdRng::seed_from_u64(2000 + case);
         let directory = tempfile::tempdir().unwrap();
         let (raw, path) = (directory.path().join("raw"), directory.path().join("disk"));
@@ -337,7 +366,17 @@ fn assert_allowed(content: &[u8], allowed: &[Vec<u8>], what: &str) {
 
 #[test]
 fn a_kill_at_any_moment_leaves_all_that_was_flushed() {
-    for case in 0..cases(8) {
+    kill_at_any_moment(0..6);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_kill_at_any_moment_leaves_all_that_was_flushed_200_times() {
+    kill_at_any_moment(0..200);
+}
+
+fn kill_at_any_moment(cases: Range<u64>) {
+    for case in cases {
         let kind = [KINDS[0], KINDS[0], KINDS[0], KINDS[2]][case as usize % 4];
         let mut random = StdRng::seed_from_u64(3000 + case);
         let directory = tempfile::tempdir().unwrap();
@@ -546,7 +585,7 @@ fn the_log_of_another_writer_is_replayed() {
     let entry = |table: &[u8], at: usize| table[at * 8..][..8].to_vec();
     // The last entry of its log did not come to its place, and the header says so.
     let entries = (0..256).map(|index| sector(&path, MEGABYTE + index * 4096));
-    let last = entries.filter(|sector| sector.starts_with(b"loge")).last().unwrap();
+    let last = entries.rev().find(|sector| sector.starts_with(b"loge")).unwrap();
     let mut table = full.clone();
     table[35 * 8..][..8].copy_from_slice(&entry(&empty, 35));
     set_sector(&path, QEMU_TABLE, &table);

@@ -49,7 +49,11 @@ pub fn create(file: &File, options: &Options) -> Result<(), DiskError> {
     let logical = u64::from(options.logical_sector);
     let block = options.block.unwrap_or_else(|| usual_block(size));
     let wrong = || DiskError::Size { format: Format::Vhdx, size };
-    if ![512, 4096].contains(&logical) || size == 0 || size > MAXIMUM_SIZE || size % logical != 0 {
+    if ![512, 4096].contains(&logical)
+        || size == 0
+        || size > MAXIMUM_SIZE
+        || !size.is_multiple_of(logical)
+    {
         return Err(wrong());
     }
     if !BLOCK_LENGTHS.contains(&block)

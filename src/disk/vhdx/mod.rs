@@ -11,7 +11,7 @@ mod log;
 mod metadata;
 mod region;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
@@ -191,13 +191,12 @@ impl Journal {
         for (block, place) in changed {
             let entry = self.map.entry(*block);
             let start = entry - entry % SECTOR;
-            if !sectors.contains_key(&start) {
-                sectors.insert(start, self.sector(file, start)?);
-            }
-            if let Some(sector) = sectors.get_mut(&start) {
-                let bits = u64::from(*place) << 20 | format::BLOCK_PRESENT;
-                put(sector, (entry - start) as usize, &bits.to_le_bytes());
-            }
+            let sector = match sectors.entry(start) {
+                btree_map::Entry::Occupied(known) => known.into_mut(),
+                btree_map::Entry::Vacant(new) => new.insert(self.sector(file, start)?),
+            };
+            let bits = u64::from(*place) << 20 | format::BLOCK_PRESENT;
+            put(sector, (entry - start) as usize, &bits.to_le_bytes());
         }
         Ok(sectors)
     }

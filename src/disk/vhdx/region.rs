@@ -80,8 +80,8 @@ impl Regions {
         let mut sorted = all.clone();
         sorted.push(log);
         sorted.sort_unstable();
-        if let Some(window) = sorted.array_windows().find(|[a, b]| a.0 + a.1 > b.0) {
-            let [first, second] = window;
+        let pairs = sorted.iter().zip(sorted.iter().skip(1));
+        if let Some((first, second)) = pairs.into_iter().find(|(a, b)| a.0 + a.1 > b.0) {
             return Err(damaged(format!("what is at {} and at {} overlap", first.0, second.0)));
         }
         let missing = || damaged("a region is missing");
