@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn geometries_are_those_of_the_specification() {
-        assert_eq!(geometry((40 << 20) / 512), (1204, 4, 17));
+        assert_eq!(geometry((40 << 20) / 512), (963, 5, 17));
         assert_eq!(geometry((1 << 40) / 512), (65535, 16, 255));
     }
 }
