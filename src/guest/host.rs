@@ -175,9 +175,9 @@ fn start(shared: PathBuf, executable: PathBuf) -> io::Result<Server<Host>> {
     boot::set_limits();
     // The service's hides all from others; a distro has users.
     umask(Mode::from_bits_truncate(0o022));
-    let in_namespace = !is_initial_user_namespace();
+    let has_one_user = sys::is_single_user();
     let groups = Groups::find();
-    let platform = Host { packets, shared, executable, groups, in_namespace, resolver: None };
+    let platform = Host { packets, shared, executable, groups, has_one_user, resolver: None };
     Server::start(platform, control)
 }
 
@@ -207,7 +207,7 @@ struct Host {
     /// What is `/init` in every distro.
     executable: PathBuf,
     groups: Option<Groups>,
-    in_namespace: bool,
+    has_one_user: bool,
     /// Which version of the host's resolver configuration was copied last.
     resolver: Option<Version>,
 }
@@ -265,7 +265,7 @@ impl Platform for Host {
             stop_limit: start.stop_limit,
             root: distro::Root::Directory(path),
             kernel: Kernel::Shared {
-                user_namespace: self.in_namespace,
+                has_one_user: self.has_one_user,
                 has_group: self.groups.is_some(),
             },
             shared: Some(self.shared.clone()),

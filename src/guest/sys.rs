@@ -142,6 +142,12 @@ fn close_range(first: u32, last: u32) {
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
+/// Whether this process is in a user namespace made by a user without other ids.
+#[must_use]
+pub fn is_single_user() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.trim_ascii() == b"deny")
+}
+
 /// Makes `/dev/null` of the standard descriptors.
 pub fn silence() {
     if let Ok(nothing) = File::options().read(true).write(true).open("/dev/null") {

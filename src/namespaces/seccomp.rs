@@ -55,6 +55,27 @@ const DENIED_32: &[u32] = &[
     113, // vm86old
 ];
 
+/// What changes the owner of a file.
+const OWNERS: &[libc::c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+];
+
+#[cfg(target_arch = "x86_64")]
+const OWNERS_32: &[u32] = &[
+    182, // chown
+    212, // chown32
+    95,  // fchown
+    207, // fchown32
+    298, // fchownat
+    16,  // lchown
+    198, // lchown32
+];
+
 /// `linux/audit.h`.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xc000_003e;
@@ -73,6 +94,8 @@ const ARCHITECTURE_AT: u32 = 4;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+/// Nothing is done, and the call returns 0.
+const SUCCEED: u32 = libc::SECCOMP_RET_ERRNO;
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -82,27 +105,32 @@ const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// Installs the filter for this process and all that come from it. Needs CAP_SYS_ADMIN in
-/// the process's user namespace.
+/// the process's user namespace. With `ignore_owners` a change of a file's owner does
+/// nothing and succeeds: in a user namespace of one user there is nobody to give a file to,
+/// and package managers want to.
 ///
 /// # Errors
 /// The system's.
-pub fn install() -> io::Result<()> {
-    sys::install_filter(&program())
+pub fn install(ignore_owners: bool) -> io::Result<()> {
+    sys::install_filter(&program(ignore_owners))
 }
 
 /// Every branch skips one instruction or none, so the program can be of any length.
-fn program() -> Vec<sock_filter> {
+fn program(ignore_owners: bool) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE_AT)];
-    let native: Vec<u32> = DENIED.iter().filter_map(|call| u32::try_from(*call).ok()).collect();
-    block(&mut program, ARCHITECTURE, &native);
+    let numbers = |calls: &[libc::c_long]| -> Vec<u32> {
+        calls.iter().filter_map(|call| u32::try_from(*call).ok()).collect()
+    };
+    let owners = |calls: Vec<u32>| if ignore_owners { calls } else { Vec::new() };
+    block(&mut program, ARCHITECTURE, &numbers(DENIED), &owners(numbers(OWNERS)));
     #[cfg(target_arch = "x86_64")]
-    block(&mut program, ARCHITECTURE_32, DENIED_32);
+    block(&mut program, ARCHITECTURE_32, DENIED_32, &owners(OWNERS_32.to_vec()));
     program.push(give(UNKNOWN));
     program
 }
 
 /// What is done with the calls of one architecture.
-fn block(program: &mut Vec<sock_filter>, architecture: u32, denied: &[u32]) {
+fn block(program: &mut Vec<sock_filter>, architecture: u32, denied: &[u32], ignored: &[u32]) {
     let mut body = vec![load(NUMBER_AT)];
     #[cfg(target_arch = "x86_64")]
     if architecture == ARCHITECTURE {
@@ -110,6 +138,9 @@ fn block(program: &mut Vec<sock_filter>, architecture: u32, denied: &[u32]) {
     }
     for number in denied {
         body.extend([jump(IF_EQUAL, *number, 0, 1), give(DENY)]);
+    }
+    for number in ignored {
+        body.extend([jump(IF_EQUAL, *number, 0, 1), give(SUCCEED)]);
     }
     body.push(give(ALLOW));
     // Another architecture skips the block by a jump without a limit of 255.
@@ -142,7 +173,10 @@ mod tests {
 
     /// Runs the program as the kernel does.
     fn run(architecture: u32, number: u32) -> u32 {
-        let program = program();
+        run_in(&program(false), architecture, number)
+    }
+
+    fn run_in(program: &[sock_filter], architecture: u32, number: u32) -> u32 {
         let (mut at, mut register) = (0_usize, 0);
         loop {
             let one = program[at];
@@ -170,5 +204,14 @@ mod tests {
         assert_eq!(run(ARCHITECTURE, 128), ALLOW);
         assert_eq!(run(ARCHITECTURE, X32 | 1), UNKNOWN);
         assert_eq!(run(0xc000_00b7, 1), UNKNOWN);
+    }
+
+    #[test]
+    fn owners_are_ignored_where_that_is_asked_for() {
+        let ignoring = program(true);
+        assert_eq!(run_in(&ignoring, ARCHITECTURE, libc::SYS_fchownat as u32), SUCCEED);
+        assert_eq!(run_in(&ignoring, ARCHITECTURE_32, 212), SUCCEED);
+        assert_eq!(run_in(&ignoring, ARCHITECTURE, libc::SYS_bpf as u32), DENY);
+        assert_eq!(run(ARCHITECTURE, libc::SYS_chown as u32), ALLOW);
     }
 }

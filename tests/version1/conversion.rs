@@ -1,8 +1,9 @@
 //! `--set-version`: a real Debian to the other form and back, used before and after.
 
 use std::fs;
+use std::process::Stdio;
 
-use crate::fixture::{OwnHome, Whose, run_as, run_tool, running};
+use crate::fixture::{OwnHome, Whose, run_as, run_tool, running, wait_for};
 
 crate::as_root_and_as_user! {
     b062_a_running_distro_is_converted_and_back
@@ -30,7 +31,17 @@ fn b062_a_running_distro_is_converted_and_back() {
     let line = "echo kept >/root/kept; truncate -s 1G /root/sparse; ln /root/kept /root/link; mkfifo /root/fifo";
     home.wslr([line]).run();
     assert_eq!(running(&home), "D\n");
-    home.wslr(["--set-version", "D", "2"]).stdout(format!("{PROGRESS}{DIFFERENCES}{DONE}")).run();
+    let mut test = home.wslr(["--set-version", "D", "2"]);
+    let child = test.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let listed = || {
+        let output = home.wslr(["--list", "--verbose"]).command().output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    wait_for("the conversion to be seen", || listed().contains("* D       Converting      1\n"));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, format!("{PROGRESS}{DIFFERENCES}{DONE}"));
     assert_eq!(running(&home), "");
     home.wslr(["-l", "-v"])
         .stdout("  NAME    STATE           VERSION\n* D       Stopped         2\n")

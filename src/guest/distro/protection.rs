@@ -98,11 +98,12 @@ pub fn root(directory: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Takes from this process, inside the distro's root, and from all that come from it, what
-/// they shall not have. The last step before anything of the distro runs.
+/// they shall not have. The last step before anything of the distro runs. In a distro with
+/// one user files are given to others without effect.
 ///
 /// # Errors
 /// Where anything of it fails.
-pub fn confine() -> Result<(), GuestError> {
+pub fn confine(has_one_user: bool) -> Result<(), GuestError> {
     for path in READ_ONLY {
         cover(path, |path| {
             let mount = sys::copy_mount(path)?;
@@ -119,7 +120,8 @@ pub fn confine() -> Result<(), GuestError> {
             }
         })?;
     }
-    seccomp::install().map_err(|error| GuestError::system("filtering system calls", &error))?;
+    seccomp::install(has_one_user)
+        .map_err(|error| GuestError::system("filtering system calls", &error))?;
     capabilities::limit().map_err(|error| GuestError::system("limiting capabilities", &error))
 }
 

@@ -78,8 +78,11 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
         warnings.extend(mount.attach(&target));
     }
     warnings.extend(files::write_all(&conf, &hostname, options.time_zone.as_deref()));
-    if options.kernel != Kernel::Own {
-        protection::confine()?;
+    if let Kernel::Shared { has_one_user, .. } = options.kernel {
+        if has_one_user {
+            warnings.extend(files::write_for_one_user());
+        }
+        protection::confine(has_one_user)?;
     }
     Ok(Entered { conf, hostname, warnings })
 }

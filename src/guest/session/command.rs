@@ -104,7 +104,7 @@ impl Command {
         let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
         match setgroups(&groups) {
             // In a user namespace of one user there are no groups to be had or left.
-            Err(Errno::EPERM) if account.uid == 0 && is_single_user() => {}
+            Err(Errno::EPERM) if account.uid == 0 && sys::is_single_user() => {}
             result => result?,
         }
         setgid(Gid::from_raw(account.gid))?;
@@ -175,11 +175,6 @@ impl Command {
             Ok(never) => match never {},
         }
     }
-}
-
-/// Whether this user namespace was made by a user without other ids.
-fn is_single_user() -> bool {
-    fs::read("/proc/self/setgroups").is_ok_and(|text| text.trim_ascii() == b"deny")
 }
 
 /// A session of its own on the standard descriptors.
