@@ -111,7 +111,11 @@ impl Systemd {
         access(INIT, AccessFlags::X_OK)
             .map_err(|error| format!("'/sbin/init' cannot be executed: {}", error.desc()))?;
         let group = Group::enter().map_err(|error| {
-            format!("there is no writable cgroup v2 hierarchy at '{}' ({error})", cgroup::MOUNT)
+            format!(
+                "it has no cgroup of version 2 that it may write to ({error}); a user who is not \
+                 root gets one with 'systemd-run --user --scope -p Delegate=yes wslr ...', and \
+                 'systemd = false' in /etc/wsl.conf ends this warning"
+            )
         })?;
         let notify = make_state().map_err(|error| system("cannot write in '/run'", error))?;
         if conf.boot.protect_binfmt {
