@@ -14,8 +14,9 @@ use super::{host_machine, lock, log};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
-use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError};
+use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError, Volume};
 use crate::devices::vsock::{Vsock, VsockDevice};
+use crate::disk::{self, Format};
 use crate::error::{Diagnose, Failure, chain};
 use crate::kernel::{self, Prepared, initramfs};
 use crate::protocol::frame::{self, FrameError};
@@ -144,7 +145,8 @@ struct KvmMachine {
 impl Machine for KvmMachine {
     fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
         let options = DiskOptions { read_only: false, serial: String::new() };
-        let attached = self.disks.attach(storage.file, options);
+        let disk = disk::open(storage.file, Format::of(&storage.path), true)?;
+        let attached = self.disks.attach_backend(Box::new(Volume::new(disk)), options);
         attached.map(|lun| Root::Disk { lun }).map_err(|error| match error {
             ScsiError::Full => MachineError::TooManyDisks,
             error => MachineError::Attach { reason: chain(&error) },
