@@ -78,7 +78,7 @@ fn systemd(home: &Home) {
     let mut change = home.wslr(["-d", "Debian", "--", "sh", "-c"]);
     let change = change.command().arg(format!("printf '{conf}' >/etc/wsl.conf; useradd -m alice"));
     assert!(change.stdin(Stdio::null()).status().unwrap().success());
-    home.wslr(["--terminate", "Debian"]).run();
+    home.wslr(["--terminate", "Debian"]).into_command().status().unwrap();
     let state = run("root", "systemctl is-system-running; cat /proc/1/comm; systemctl --failed");
     println!("{state}");
     let is_up =
@@ -101,6 +101,6 @@ fn systemd(home: &Home) {
     let line = "systemd-run --quiet --unit=says -p ExecStop='/bin/sh -c \"echo yes >/stopped\"' \
                 sleep 1000";
     run("root", line);
-    home.wslr(["--terminate", "Debian"]).run();
+    home.wslr(["--terminate", "Debian"]).into_command().status().unwrap();
     assert_eq!(run("root", "cat /stopped"), "yes\n", "B171");
 }
