@@ -39,6 +39,8 @@ const MAXIMUM_REPETITIONS: u32 = 7;
 const SILENCE: Duration = Duration::from_secs(600);
 /// Acknowledgments of the same byte that tell of a gap (RFC 5681, 3.2).
 const DUPLICATES: u8 = 3;
+/// The most pieces beyond a gap that are kept.
+const MAXIMUM_KEPT: usize = 256;
 /// The segment of a guest that names none, and the smallest that is believed.
 const MAXIMUM_SEGMENT: (usize, usize) = (536, 88);
 
@@ -123,6 +125,10 @@ pub struct Connection {
     expected: u32,
     announced: u32,
     acknowledge: bool,
+    /// Acknowledgments that are to repeat the last one, so that the guest knows of a gap.
+    repeats: u8,
+    /// Bytes from beyond a gap, with their sequence numbers, in order and apart.
+    kept: VecDeque<(u32, Vec<u8>)>,
     /// Bytes from the guest that the socket did not take.
     backlog: VecDeque<u8>,
     writable: bool,
@@ -178,6 +184,8 @@ impl Connection {
             expected,
             announced: expected,
             acknowledge: false,
+            repeats: 0,
+            kept: VecDeque::new(),
             backlog: VecDeque::new(),
             writable: false,
             guest_ended: false,
@@ -406,6 +414,9 @@ impl Connection {
         let skip = if before(segment.sequence, self.expected) {
             self.expected.wrapping_sub(segment.sequence) as usize
         } else if ahead > 0 {
+            self.keep(ahead as usize, segment);
+            // One each: the guest counts them.
+            self.repeats = self.repeats.saturating_add(1).min(DUPLICATES + 1);
             return Verdict::Continues;
         } else {
             0
@@ -414,8 +425,48 @@ impl Connection {
             return Verdict::Continues;
         }
         let Some(fresh) = segment.data.get(skip..) else { return Verdict::Continues };
-        let mut data = fresh.get(..fresh.len().min(self.free())).unwrap_or_default();
+        let data = fresh.get(..fresh.len().min(self.free())).unwrap_or_default();
         let whole = data.len() == fresh.len();
+        let mut verdict = self.accept(data);
+        // What the gap was before.
+        while verdict == Verdict::Continues
+            && let Some((sequence, _)) = self.kept.front()
+            && !before(self.expected, *sequence)
+            && let Some((sequence, piece)) = self.kept.pop_front()
+        {
+            let known = self.expected.wrapping_sub(sequence) as usize;
+            verdict = self.accept(piece.get(known..).unwrap_or_default());
+        }
+        let at_end = segment.sequence.wrapping_add(segment.data.len() as u32) == self.expected;
+        if verdict == Verdict::Continues && whole && at_end && segment.has(FIN) {
+            self.expected = self.expected.wrapping_add(1);
+            self.guest_ended = true;
+            return self.write_backlog();
+        }
+        verdict
+    }
+
+    /// Keeps data from beyond a gap, where it fits into the window and next to what is kept.
+    fn keep(&mut self, ahead: usize, segment: &Segment<'_>) {
+        let end = ahead.saturating_add(segment.data.len());
+        if segment.data.is_empty() || end > self.free() || self.kept.len() >= MAXIMUM_KEPT {
+            return;
+        }
+        let offset = |sequence: u32| sequence.wrapping_sub(self.expected) as usize;
+        let position = self.kept.partition_point(|(sequence, _)| offset(*sequence) < ahead);
+        let clear_before = position
+            .checked_sub(1)
+            .and_then(|last| self.kept.get(last))
+            .is_none_or(|(sequence, piece)| offset(*sequence) + piece.len() <= ahead);
+        let clear_behind =
+            self.kept.get(position).is_none_or(|(sequence, _)| offset(*sequence) >= end);
+        if clear_before && clear_behind {
+            self.kept.insert(position, (segment.sequence, segment.data.to_vec()));
+        }
+    }
+
+    /// Takes the bytes that are expected.
+    fn accept(&mut self, mut data: &[u8]) -> Verdict {
         // At most the length of a packet.
         self.expected = self.expected.wrapping_add(data.len() as u32);
         while self.backlog.is_empty() && self.writable && !data.is_empty() {
@@ -429,11 +480,6 @@ impl Connection {
             }
         }
         self.backlog.extend(data);
-        if whole && segment.has(FIN) {
-            self.expected = self.expected.wrapping_add(1);
-            self.guest_ended = true;
-            return self.write_backlog();
-        }
         Verdict::Continues
     }
 
@@ -559,7 +605,8 @@ impl Connection {
         }
         let told = u32::from(window) << if answering { 0 } else { shift };
         self.announced = self.expected.wrapping_add(told);
-        self.acknowledge = false;
+        self.repeats = self.repeats.saturating_sub(1);
+        self.acknowledge = self.repeats > 0;
         self.life_due = false;
         self.probe_due = false;
         if answering {

@@ -11,6 +11,7 @@
 mod support;
 
 mod fixture;
+mod network;
 mod packages;
 mod terminal;
 mod words;

@@ -3,14 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
@@ -72,6 +72,12 @@ impl Link {
         interface::bring_up("lo").unwrap();
         interface::set_address("lo:1", HOST4.parse().unwrap(), 24).unwrap();
         interface::set_address("lo", HOST6.parse().unwrap(), 64).unwrap();
+        // The kernel needs a moment until the address can be used.
+        let end = Instant::now() + Duration::from_secs(10);
+        while UdpSocket::bind((HOST6.parse::<IpAddr>().unwrap(), 0)).is_err() {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(10));
+        }
         let directory = tempfile::tempdir().unwrap();
         let resolver = directory.path().join("resolv.conf");
         fs::write(&resolver, format!("nameserver {HOST4}\n")).unwrap();
@@ -145,6 +151,7 @@ fn make_guest(addresses: Addresses) -> (File, File) {
     }
     call(libc::SIOCSIFHWADDR, (&raw mut address).cast());
     interface::bring_up("lo").unwrap();
+    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     let network = Network {
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
@@ -168,11 +175,11 @@ fn serve(mut nat: Nat, mut tap: File, stop: &EventFd, losses: &AtomicU32, flows:
     add(stop.as_raw_fd(), 0);
     add(tap.as_raw_fd(), 1);
     let mut frame = vec![0; 1 << 17];
-    let mut count = 0_u32;
+    let mut random = 1_u32;
     let mut lost = || {
-        count = count.wrapping_add(1);
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let losses = losses.load(Ordering::Relaxed);
-        losses != 0 && count.is_multiple_of(losses)
+        losses != 0 && (random >> 8).is_multiple_of(losses)
     };
     loop {
         let timeout = match nat.deadline() {
