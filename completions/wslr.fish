@@ -17,7 +17,7 @@ complete -c wslr -n 'contains -- (commandline -opc)[2] --install' -l no-launch -
 complete -c wslr -n 'contains -- (commandline -opc)[2] --install' -l version -x -d '1 is without a virtual machine, 2 in it.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --install' -l vhd-size -x -d 'The size of its disk, e.g. 64GB.'
 complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l list -s l -d 'List the installed distributions.'
-complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l all -d 'Also those that are being installed or removed.'
+complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l all -d 'Also those being installed, converted or removed.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l running -d 'Only those that run.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l quiet -s q -d 'Names only.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l verbose -s v -d 'With state and version.'

@@ -275,6 +275,14 @@ struct Host {
     started: Instant,
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{:?}\n{}", self.machine.exit(), self.kernel_log());
+        }
+    }
+}
+
 impl Host {
     fn start(processors: u32, before: impl FnOnce(&ScsiBus)) -> Self {
         let folder =
@@ -520,8 +528,7 @@ fn streams_are_whole_both_ways_and_many_live_side_by_side() {
             });
         }
     });
-    let log = host.kernel_log();
-    assert_eq!(*failures.lock().unwrap(), [], "{:?}: {log}", host.machine.exit());
+    assert_eq!(*failures.lock().unwrap(), []);
     host.say(&format!("200 connections in {:?}", started.elapsed()));
     host.finish();
 }

@@ -253,7 +253,7 @@ impl Machine {
         control.set_read_timeout(Some(session::PATIENCE)).unwrap();
         let kinds = request.streams.kinds().into_iter();
         let streams = kinds.map(|kind| (kind, connect(kind, None))).collect();
-        Running { control, streams }
+        Running { control, streams, warnings: vec![] }
     }
 
     fn run(&mut self, distro: &Distro, line: &str) -> Finished {

@@ -8,6 +8,7 @@ pub const PACKAGES: &[&str] = &[
     "dbus",
     "dbus-user-session",
     "iproute2",
+    "kmod",
     "less",
     "libpam-systemd",
     "nano",

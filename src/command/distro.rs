@@ -1,5 +1,5 @@
 //! Commands for one distro: run, `--terminate`, `--shutdown`, `--unregister`,
-//! `--set-default`.
+//! `--set-default`, `--set-version`.
 
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
@@ -10,13 +10,15 @@ use uuid::Uuid;
 
 use super::grammar::{Run, Selection};
 use super::run::{self, Launch};
-use super::{client, output};
+use super::{client, output, versions};
 use crate::config::paths::Paths;
-use crate::error::Failure;
+use crate::convert::{self, ConvertError};
+use crate::error::{Diagnose, Failure};
 use crate::protocol::session::Directory;
 use crate::registry::{self, Registry, RegistryError};
+use crate::terminal::progress::Progress;
 
-/// How often a disk that a service has just let go of is tried.
+/// How often a root that a service has just let go of is tried.
 const ATTEMPTS: u32 = 20;
 
 /// How long lies between two of these.
@@ -32,7 +34,24 @@ pub(super) fn run(paths: &Paths, run: Run) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::new("Wsl/Service/CreateInstance/ReadDistroConfig", &error))?,
         Selection::Default => registry.default_distro().map_err(no_default)?,
     };
-    launch(paths, distro.id, run)
+    launch(paths, distro.id, run).map_err(|failure| with_way_out(failure, &distro.name))
+}
+
+/// The same failure; where it is that no virtual machine can run, with the other way.
+fn with_way_out(failure: Failure, name: &str) -> Failure {
+    let no_machine = failure.code.as_deref().is_some_and(|code| {
+        code.ends_with("/CreateVm/WSL_E_VIRTUAL_MACHINE_PLATFORM_REQUIRED")
+            || code.ends_with("/CreateVm/E_ACCESSDENIED")
+    });
+    if !no_machine {
+        return failure;
+    }
+    let way_out = format!("'wslr --set-version {name} 1' makes it run without a virtual machine");
+    let hint = match &failure.hint {
+        Some(hint) => format!("{hint}; or {way_out}"),
+        None => way_out,
+    };
+    failure.with_hint(hint)
 }
 
 /// Runs a command in the distro of that id.
@@ -67,7 +86,15 @@ pub(super) fn set_version(paths: &Paths, name: &str, version: u32) -> Result<(),
     if distro.version == version {
         return Err(service(RegistryError::SameVersion { name: distro.name, version }));
     }
-    Err(Failure::plain("distributions cannot be converted yet").with_code("Wsl/Service/E_NOTIMPL"))
+    output::print("Conversion in progress, this may take a few minutes.\n")?;
+    versions::announce(version)?;
+    let progress = Progress::on_terminal();
+    let is_busy =
+        |error: &ConvertError| matches!(error, ConvertError::Registry(RegistryError::InUse { .. }));
+    once_ended(paths, distro.id, "Wsl/Service", is_busy, || {
+        convert::convert(paths, distro.id, version, &progress)
+    })?;
+    output::success()
 }
 
 /// Ends the VM with all distros, and the service.
@@ -85,20 +112,32 @@ pub(super) fn terminate(paths: &Paths, name: &str) -> Result<(), Failure> {
 /// Removes the distro of that name with its disk, also one whose removal was interrupted
 /// (B058).
 pub(super) fn unregister(paths: &Paths, name: &str) -> Result<(), Failure> {
-    let failed = |error| Failure::new("Wsl/Service/UnregisterDistro", &error);
     let distro = load(paths)?.find_any(name).map_err(service)?.id;
-    for attempt in 1.. {
-        client::terminate(paths, distro)?;
-        match registry::remove(paths, distro) {
-            // Somebody started it again, or the service is about to let go of its disk.
-            Err(RegistryError::InUse { .. }) if attempt < ATTEMPTS => thread::sleep(PAUSE),
-            result => {
-                result.map_err(failed)?;
-                break;
-            }
-        }
-    }
+    let is_busy = |error: &RegistryError| matches!(error, RegistryError::InUse { .. });
+    once_ended(paths, distro, "Wsl/Service/UnregisterDistro", is_busy, || {
+        registry::remove(paths, distro)
+    })?;
     output::success()
+}
+
+/// Ends a distro and does what needs it ended. Again where it is busy: somebody started it
+/// in between, or the service is about to let go of its root.
+fn once_ended<T, E: Diagnose>(
+    paths: &Paths,
+    distro: Uuid,
+    context: &str,
+    is_busy: impl Fn(&E) -> bool,
+    mut work: impl FnMut() -> Result<T, E>,
+) -> Result<T, Failure> {
+    let mut attempt = 1;
+    loop {
+        client::terminate(paths, distro)?;
+        match work() {
+            Err(error) if is_busy(&error) && attempt < ATTEMPTS => thread::sleep(PAUSE),
+            result => return result.map_err(|error| Failure::new(context, &error)),
+        }
+        attempt += 1;
+    }
 }
 
 /// The registry, for a command.
@@ -116,4 +155,21 @@ pub(super) fn no_default(error: RegistryError) -> Failure {
 
 fn service(error: RegistryError) -> Failure {
     Failure::new("Wsl/Service", &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_virtual_machine_is_told_the_other_way() {
+        let failure = |code: &str| Failure::plain("x").with_code(code).with_hint("buy one");
+        let code = "Wsl/Service/CreateInstance/CreateVm/WSL_E_VIRTUAL_MACHINE_PLATFORM_REQUIRED";
+        assert_eq!(
+            with_way_out(failure(code), "D").hint.unwrap(),
+            "buy one; or 'wslr --set-version D 1' makes it run without a virtual machine"
+        );
+        let other = failure("Wsl/Service/E_ACCESSDENIED");
+        assert_eq!(with_way_out(other.clone(), "D"), other);
+    }
 }

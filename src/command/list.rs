@@ -89,7 +89,8 @@ fn online(list: &List) -> Result<(), Failure> {
 fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a>> {
     let default = registry.default_distro().ok().map(|distro| distro.id);
     let shown = |distro: &&Distro| {
-        let wanted = distro.state == State::Installed || list.all || list.verbose;
+        let usable = distro.state == State::Installed && !distro.is_converting();
+        let wanted = usable || list.all || list.verbose;
         let abandoned = distro.state == State::Installing && distro.is_abandoned();
         wanted && !abandoned && (!list.running || list.verbose || running.contains(&distro.id))
     };
@@ -104,6 +105,7 @@ fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a
             state: match distro.state {
                 State::Installing => "Installing",
                 State::Uninstalling => "Uninstalling",
+                State::Installed if distro.is_converting() => "Converting",
                 State::Installed if running.contains(&distro.id) => "Running",
                 State::Installed => "Stopped",
             },

@@ -138,7 +138,7 @@ pub const VERBS: &[Verb] = &[
         flag: Flag::new("--list", "List the installed distributions.").short('l'),
         operands: &[],
         options: &[
-            Flag::new("--all", "Also those that are being installed or removed."),
+            Flag::new("--all", "Also those being installed, converted or removed."),
             Flag::new("--running", "Only those that run."),
             Flag::new("--quiet", "Names only.").short('q'),
             Flag::new("--verbose", "With state and version.").short('v'),

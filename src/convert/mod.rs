@@ -1,6 +1,97 @@
 //! The root of a distro in either of its forms: a disk (version 2) or a directory
-//! (version 1), written, and made into the other.
+//! (version 1), written, and made into the other without loss and without a machine.
 
+mod counted;
+mod error;
 mod target;
 
-pub use target::{Target, TargetError};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use uuid::Uuid;
+
+use crate::config::paths::Paths;
+use crate::config::wslconfig::WslConfig;
+use crate::ext4;
+use crate::ext4::reader::Image;
+use crate::namespaces::user::Mapping;
+use crate::registry::{Conversion, Distro};
+use crate::terminal::interrupt::Guard;
+use crate::terminal::progress::Progress;
+use crate::tree::{CopyError, Sink, directory, process};
+
+use self::counted::Counted;
+pub use self::error::ConvertError;
+pub use self::target::{Target, TargetError};
+
+/// Converts a stopped distro to the other version and gives its new record.
+///
+/// The new root is written beside the old one; one replacement of the registry makes it
+/// the distro's. A kill at any instant leaves the distro as it was or as it is to be, and
+/// what it leaves beside is cleared away by the next installation or conversion.
+///
+/// # Errors
+/// Where there is no such distro, it has that version already or is in use, or one of the
+/// roots cannot be read or written. The distro is then as it was.
+pub fn convert(
+    paths: &Paths,
+    id: Uuid,
+    version: u32,
+    progress: &Progress,
+) -> Result<Distro, ConvertError> {
+    let conversion = Conversion::begin(paths, id, version)?;
+    let _guard = Guard::new(conversion.undo()).map_err(ConvertError::Signals)?;
+    let cannot = |source| ConvertError::Open { path: conversion.path(), source };
+    let old = conversion.old().try_clone().map_err(cannot)?;
+    let new = conversion.new_root().try_clone().map_err(cannot)?;
+    // What an installation would give the disk.
+    let size = WslConfig::load(paths).default_vhd_size;
+    let options = ext4::Options { size, uuid: id, ..ext4::Options::default() };
+    let mut target = Target::new(version, new, options)?;
+    let bar = progress.bytes(format!("Converting {}", conversion.record().name), None);
+    read_root(conversion.record().version, old, &mut Counted::new(&mut target, &bar))?;
+    bar.label("Finishing");
+    target.finish()?;
+    Ok(conversion.finish()?)
+}
+
+/// Reads a distro's root of that version, open for reading, into a sink.
+fn read_root<S: Sink<Error = TargetError>>(
+    version: u32,
+    root: File,
+    sink: &mut S,
+) -> Result<(), ConvertError> {
+    let mapping = Mapping::of_this_user();
+    if version != 1 {
+        let image = Image::open(root)?;
+        return image.read_tree(sink).map_err(|error| match error {
+            CopyError::Source(error) => error.into(),
+            CopyError::Sink(error) => unread(error),
+        });
+    }
+    let root = OwnedFd::from(root);
+    if mapping.is_namespace() {
+        return process::read(&mapping, root, sink).map_err(|error| match error {
+            CopyError::Source(error) => ConvertError::Process(error),
+            CopyError::Sink(error) => unread(error),
+        });
+    }
+    directory::read(&root, sink).map_err(|error| match error {
+        CopyError::Source(error) => ConvertError::Directory(error),
+        CopyError::Sink(error) => unread(error),
+    })
+}
+
+/// A failure to read content comes back from who was to write it.
+fn unread(error: TargetError) -> ConvertError {
+    let content = match error {
+        TargetError::Content(error)
+        | TargetError::Disk(ext4::Error::Content(error))
+        | TargetError::Process(process::Error::Content(error)) => error,
+        error => return error.into(),
+    };
+    match content.downcast::<ext4::reader::ReadError>() {
+        Ok(error) => error.into(),
+        Err(error) => TargetError::Content(error).into(),
+    }
+}

@@ -2,7 +2,7 @@
 //! processes always get memory and processor time (B230), and one per distro (B159).
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -46,8 +46,29 @@ pub fn prepare() {
     }
 }
 
-/// One by one: a kernel without one of them has the others.
-fn enable_controllers(group: &Path) {
+/// The group of this process, where the hierarchy is mounted.
+///
+/// # Errors
+/// The system's; `NotFound` where there is no hierarchy of version 2 there.
+pub fn of_this_process() -> io::Result<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = Path::new(MOUNT).join(path.ok_or(io::ErrorKind::NotFound)?);
+    fs::metadata(group.join("cgroup.procs"))?;
+    Ok(group)
+}
+
+/// Moves this process into a group.
+///
+/// # Errors
+/// The system's.
+pub fn join(group: &Path) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"))?.write_all(b"0")
+}
+
+/// Lets the groups below a group use its controllers. One by one: a kernel without one of
+/// them has the others.
+pub fn enable_controllers(group: &Path) {
     for controller in CONTROLLERS {
         let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
     }

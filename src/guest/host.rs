@@ -9,19 +9,25 @@
 //! When the service ends, the kernel kills this process, and when this one ends, the inits
 //! of its distros and with them all their processes.
 
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio, exit};
 use std::time::Instant;
 
+use nix::fcntl::AtFlags;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::execveat;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -29,7 +35,7 @@ use super::distro::{self, Kernel, Options, link};
 use super::host_cgroup::Groups;
 use super::job::{Job, Outcome};
 use super::server::{Arrived, Platform, Server, Work};
-use super::{boot, log};
+use super::{boot, log, sys};
 use crate::namespaces::user::Mapping;
 use crate::protocol::guest::{Configure, GuestError, Root, StartDistro};
 use crate::protocol::session::StreamKind;
@@ -122,7 +128,13 @@ pub fn run() -> ! {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     let _ = nix::sys::prctl::set_name(c"wslr-machine");
     log::to_standard_error();
-    match start() {
+    let mut words = std::env::args_os().skip(1).map(PathBuf::from);
+    let started = match (words.next(), words.next()) {
+        (Some(shared), Some(executable)) => start(shared, executable),
+        (Some(shared), None) => prepare(&shared).map(|never| match never {}),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    };
+    match started {
         Ok(mut server) => {
             server.serve();
             // What it holds goes in good order.
@@ -136,21 +148,36 @@ pub fn run() -> ! {
     }
 }
 
-fn start() -> io::Result<Server<Host>> {
+/// Makes the namespace of this process, and executes it again from a read-only mount: so
+/// nobody in a distro can change the executable through `/proc/1/exe`.
+fn prepare(shared: &Path) -> io::Result<Infallible> {
+    let failed = |action: &str, error: io::Error| io::Error::other(format!("{action}: {error}"));
+    share(shared).map_err(|error| failed("mounting", error))?;
+    let executable = fs::read_link("/proc/self/exe")?;
+    let mount = sys::copy_mount(&executable)
+        .and_then(|mount| sys::set_attributes(&mount, libc::MOUNT_ATTR_RDONLY).map(|()| mount))
+        .map_err(|error| failed("mounting the executable", error))?;
+    let string = |text: &OsStr| CString::new(text.as_bytes());
+    let words =
+        [string(ARGUMENT.as_ref())?, string(shared.as_ref())?, string(executable.as_ref())?];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let environment = [CString::new([b"PATH=", path.as_bytes()].concat())?];
+    Ok(execveat(&mount, c"", &words, &environment, AtFlags::AT_EMPTY_PATH)?)
+}
+
+fn start(shared: PathBuf, executable: PathBuf) -> io::Result<Server<Host>> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let packets = io::stdout().as_fd().try_clone_to_owned()?;
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&nothing)?;
     nix::unistd::dup2_stdout(&nothing)?;
-    let shared =
-        std::env::args_os().nth(1).map(PathBuf::from).ok_or(io::ErrorKind::InvalidInput)?;
     std::env::set_current_dir("/")?;
     boot::set_limits();
-    let failed = |action: &str, error: io::Error| io::Error::other(format!("{action}: {error}"));
-    share(&shared).map_err(|error| failed("mounting", error))?;
-    let in_namespace = !is_initial_user_namespace();
+    // The service's hides all from others; a distro has users.
+    umask(Mode::from_bits_truncate(0o022));
+    let has_one_user = sys::is_single_user();
     let groups = Groups::find();
-    let platform = Host { packets, shared, groups, in_namespace, resolver: None };
+    let platform = Host { packets, shared, executable, groups, has_one_user, resolver: None };
     Server::start(platform, control)
 }
 
@@ -177,8 +204,10 @@ struct Host {
     packets: OwnedFd,
     /// What is `/mnt/wsl` in every distro.
     shared: PathBuf,
+    /// What is `/init` in every distro.
+    executable: PathBuf,
     groups: Option<Groups>,
-    in_namespace: bool,
+    has_one_user: bool,
     /// Which version of the host's resolver configuration was copied last.
     resolver: Option<Version>,
 }
@@ -236,12 +265,12 @@ impl Platform for Host {
             stop_limit: start.stop_limit,
             root: distro::Root::Directory(path),
             kernel: Kernel::Shared {
-                user_namespace: self.in_namespace,
+                has_one_user: self.has_one_user,
                 has_group: self.groups.is_some(),
             },
             shared: Some(self.shared.clone()),
-            // By its name: the link itself leads to a mount of another namespace.
-            init: fs::read_link("/proc/self/exe").ok().filter(|path| path.exists()),
+            // One that was replaced meanwhile is as good; one that is gone is not needed.
+            init: Some(self.executable.clone()).filter(|path| path.exists()),
             modules: None,
         })
     }

@@ -3,9 +3,9 @@
 //!
 //! Every process of the guest is single-threaded, which is what makes its forks sound.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -13,6 +13,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 
 use crate::protocol::session::{ExitStatus, WindowSize};
@@ -141,6 +142,12 @@ fn close_range(first: u32, last: u32) {
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
+/// Whether this process is in a user namespace made by a user without other ids.
+#[must_use]
+pub fn is_single_user() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.trim_ascii() == b"deny")
+}
+
 /// Makes `/dev/null` of the standard descriptors.
 pub fn silence() {
     if let Ok(nothing) = File::options().read(true).write(true).open("/dev/null") {
@@ -165,6 +172,40 @@ pub fn reset_signals() {
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
+/// The most descriptors of one message: a session's request, its control stream, its four
+/// streams.
+const MAXIMUM_DESCRIPTORS: usize = 6;
+
+/// Receives bytes and the descriptors that come with them; none and none at the end.
+///
+/// # Errors
+/// The system's.
+pub fn receive(
+    socket: &impl AsFd,
+    bytes: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; MAXIMUM_DESCRIPTORS]);
+    let mut parts = [IoSliceMut::new(bytes)];
+    let socket = socket.as_fd().as_raw_fd();
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(socket, &mut parts, Some(&mut space), flags)?;
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(list) = message {
+            // SAFETY: the kernel has just made these descriptors for this process.
+            descriptors.extend(list.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((received.bytes, descriptors))
+}
+
+/// Has ended children reaped by the kernel, until [`reset_signals`].
+pub fn ignore_children() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 fn c_path(path: &Path) -> io::Result<CString> {
     use std::os::unix::ffi::OsStrExt;
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
@@ -187,14 +228,99 @@ pub fn copy_mount(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Makes a detached mount read-only.
+/// A new detached mount of a file system without a source, with `MOUNT_ATTR_*`.
 ///
 /// # Errors
 /// The system's.
-pub fn make_read_only(mount: &impl AsFd) -> io::Result<()> {
+pub fn new_mount(kind: &CStr, attributes: u64) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: u32 = 1;
+    const FSMOUNT_CLOEXEC: u32 = 1;
+    const FSCONFIG_SET_STRING: u32 = 1;
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    // SAFETY: the name is NUL-terminated and lives through the call.
+    let fd =
+        Errno::result(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    let context = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let none = std::ptr::null::<u8>();
+    // What `/proc/mounts` shows as the source. SAFETY: both strings are NUL-terminated.
+    Errno::result(unsafe {
+        let context = context.as_raw_fd();
+        let key = c"source".as_ptr();
+        libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_SET_STRING, key, kind.as_ptr(), 0)
+    })?;
+    // SAFETY: this command takes neither key nor value.
+    Errno::result(unsafe {
+        let context = context.as_raw_fd();
+        libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, none, none, 0)
+    })?;
+    // SAFETY: the arguments are integers.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes)
+    })?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Gives a capability up that no program executed from here on can then have.
+///
+/// # Errors
+/// The system's; `EINVAL` where the kernel has none of that number.
+pub fn drop_bounding(capability: u32) -> io::Result<()> {
+    // SAFETY: the arguments are integers.
+    Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// Leaves this process those of its capabilities that are in `kept`, bit by number, and
+/// lets programs inherit none beside those of their user.
+///
+/// # Errors
+/// The system's.
+pub fn limit_capabilities(kept: u64) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two sets of 32.
+    const VERSION: u32 = 0x2008_0522;
+    let mut header = [VERSION, 0];
+    // Effective, permitted, inheritable; twice.
+    let mut sets = [0_u32; 6];
+    // SAFETY: the kernel fills in two triples of 32-bit words, as version 3 says.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr())
+    })?;
+    let [effective, permitted, _, effective_high, permitted_high, _] = sets;
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
+    let sets =
+        [effective & low, permitted & low, 0, effective_high & high, permitted_high & high, 0];
+    // SAFETY: as above; nothing is written.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) })?;
+    Ok(())
+}
+
+/// Installs a filter of system calls.
+///
+/// # Errors
+/// The system's.
+pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the structure points to as many instructions as it says, which live through
+    // the call; the kernel copies them and writes nothing.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter)
+    })?;
+    Ok(())
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) of a detached mount and of those below it.
+///
+/// # Errors
+/// The system's.
+pub fn set_attributes(mount: &impl AsFd, set: u64) -> io::Result<()> {
     // SAFETY: all-zero is a valid mount_attr: nothing is set or cleared.
     let mut attributes: libc::mount_attr = unsafe { mem::zeroed() };
-    attributes.attr_set = libc::MOUNT_ATTR_RDONLY;
+    attributes.attr_set = set;
     // SAFETY: the empty path is NUL-terminated, the structure's size is passed.
     Errno::result(unsafe {
         libc::syscall(

@@ -4,6 +4,8 @@
 //! Nothing here knows of distros or machines; [`user`] decides whom a distro's users are
 //! on this host.
 
+pub mod capabilities;
+pub mod seccomp;
 pub mod user;
 
 /// Takes over where this process was started to make a user namespace and run something

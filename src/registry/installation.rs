@@ -252,6 +252,13 @@ fn clear_leftover(distro: &mut Distro) {
 }
 
 impl Distro {
+    /// Whether somebody converts it to the other version now.
+    #[must_use]
+    pub fn is_converting(&self) -> bool {
+        let path = |name: &String| self.base_path.join(partial(name));
+        self.leftover.as_ref().is_some_and(|name| is_locked(&path(name)))
+    }
+
     /// Whether whoever installed or removed it has died. The next installation clears it
     /// away.
     #[must_use]

@@ -49,7 +49,7 @@ pub fn serve(listener: &UnixListener, supervisor: &Arc<Supervisor>) {
     }
 }
 
-fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, connected: Connected) {
+fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, mut connected: Connected) {
     match peer(&stream) {
         Ok(uid) if uid == Uid::effective() || uid.is_root() => {}
         Ok(uid) => return log(format_args!("refused user {uid}")),
@@ -94,7 +94,10 @@ fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, connected: Conne
             drop(connected);
             return;
         }
-        Request::Status => Answer::Status(supervisor.status()),
+        Request::Status => {
+            connected.observes();
+            Answer::Status(supervisor.status())
+        }
         Request::Terminate { distro } => match supervisor.terminate(distro) {
             Ok(()) => Answer::Done,
             Err(failure) => Answer::Failed(failure),

@@ -126,15 +126,28 @@ impl Drop for Claim {
 
 /// A connection that keeps the service from leaving.
 #[derive(Debug)]
-pub struct Connected(Arc<Supervisor>);
+pub struct Connected {
+    supervisor: Arc<Supervisor>,
+    /// It has only looked.
+    is_observer: bool,
+}
+
+impl Connected {
+    /// Lets the service leave as if nobody had connected.
+    pub fn observes(&mut self) {
+        self.is_observer = true;
+    }
+}
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.supervisor.state();
         state.connections = state.connections.saturating_sub(1);
-        state.alone_since = Instant::now();
+        if !self.is_observer {
+            state.alone_since = Instant::now();
+        }
         drop(state);
-        self.0.changed.notify_all();
+        self.supervisor.changed.notify_all();
     }
 }
 
@@ -175,7 +188,7 @@ impl Supervisor {
             return None;
         }
         state.connections += 1;
-        Some(Connected(Arc::clone(self)))
+        Some(Connected { supervisor: Arc::clone(self), is_observer: false })
     }
 
     /// What runs.

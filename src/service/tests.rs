@@ -48,13 +48,14 @@ struct Guest {
 struct Boots {
     count: AtomicUsize,
     last: Mutex<Option<Arc<Guest>>>,
+    host: Mutex<Option<Arc<Guest>>>,
 }
 
 #[derive(Debug)]
 struct Booter(Arc<Boots>);
 
 impl Boot for Booter {
-    fn boot(&self, _: Kind, _: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
+    fn boot(&self, kind: Kind, _: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
         self.0.count.fetch_add(1, Ordering::Relaxed);
         let (host, guest) = UnixStream::pair().unwrap();
         let machine = Arc::new(Guest {
@@ -67,7 +68,11 @@ impl Boot for Booter {
             disks: Mutex::default(),
             hangs: AtomicBool::new(false),
         });
-        *lock(&self.0.last) = Some(Arc::clone(&machine));
+        let last = match kind {
+            Kind::Host => &self.0.host,
+            Kind::Virtual => &self.0.last,
+        };
+        *lock(last) = Some(Arc::clone(&machine));
         let theirs = Arc::clone(&machine);
         thread::spawn(move || theirs.init(guest));
         Ok(Arc::new(machine))
@@ -268,16 +273,21 @@ impl Service {
     }
 
     fn distro(&self, name: &str, configured: bool) -> Uuid {
+        self.distro_of(2, name, configured)
+    }
+
+    fn distro_of(&self, version: u32, name: &str, configured: bool) -> Uuid {
         let id = Uuid::new_v4();
         let base = self.directory.path().join(name);
         fs::create_dir(&base).unwrap();
         fs::write(base.join("ext4.img"), "").unwrap();
+        fs::create_dir(base.join("rootfs")).unwrap();
         let distro = Distro {
             id,
             name: name.to_owned(),
-            version: 2,
+            version,
             base_path: base,
-            disk: "ext4.img".to_owned(),
+            disk: if version == 1 { "rootfs" } else { "ext4.img" }.to_owned(),
             leftover: None,
             state: State::Installed,
             default_uid: 0,
@@ -433,6 +443,31 @@ fn b135_an_idle_distro_stops_then_the_machine_and_the_next_command_boots_again()
     service.eventually(|status| status.machine.is_none());
     assert!(exited(&service.run(distro, &["exit", "4"]), 4));
     assert_eq!(service.boots.count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn the_machines_of_both_versions_live_and_end_apart() {
+    let service = Service::start("[wsl2]\nvmIdleTimeout=-1\n");
+    let (one, two) = (service.distro_of(1, "one", true), service.distro("two", true));
+    assert!(exited(&service.run(one, &["exit", "3"]), 3));
+    // No virtual machine is started for it.
+    assert!(service.status().machine.is_none());
+    assert!(lock(&service.boots.last).is_none());
+    assert!(exited(&service.run(two, &["exit", "4"]), 4));
+    let host = Arc::clone(lock(&service.boots.host).as_ref().unwrap());
+    assert_eq!(service.boots.count.load(Ordering::Relaxed), 2);
+    assert!(matches!(service.ask(&Request::Terminate { distro: one }), Answer::Done));
+    // The one on the host ends with its last distro, the virtual one stays.
+    assert_eq!(host.exit.wait(), Exit::PowerOff);
+    assert!(service.guest().exit.get().is_none());
+    assert!(exited(&service.run(one, &["exit", "5"]), 5));
+    assert_eq!(service.boots.count.load(Ordering::Relaxed), 3);
+    // One that crashes takes only its own distros.
+    assert_eq!(code(service.run(one, &["panic"])), "Wsl/Service/WSL_E_VM_CRASHED");
+    service.eventually(|status| status.distros.len() == 1);
+    assert!(exited(&service.run(two, &["exit", "6"]), 6));
+    assert!(matches!(service.ask(&Request::Shutdown { force: false }), Answer::Done));
+    assert_eq!(service.guest().exit.wait(), Exit::PowerOff);
 }
 
 #[test]

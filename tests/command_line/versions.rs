@@ -1,5 +1,8 @@
 //! Which version an installation makes (design section 6), whatever this machine can run.
 
+use std::fs;
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::install::installed;
@@ -14,6 +17,9 @@ fn home() -> Home {
 }
 
 const INSTALL: [&str; 6] = ["--install", "-n", "-f", "d.tar", "--name", "D"];
+
+const DIFFERENCES: &str =
+    "For information on key differences between the versions please see 'man wslr'\n";
 
 const REFUSED: &str = "version 2 cannot run here: WSLR_VERSIONS leaves it out";
 
@@ -125,4 +131,38 @@ fn without_a_distribution_and_a_machine_there_is_nothing_to_prepare() {
         .stdout("The operation completed successfully.\n")
         .stderr("wslr: warning: version 2 cannot run here, so this is version 1, [..]\n")
         .run();
+}
+
+#[test]
+fn a_distro_is_converted_and_back() {
+    let home = home();
+    let words = [INSTALL.as_slice(), &["--version", "1"]].concat();
+    home.wslr(words).stdout(installed("d.tar", "D")).run();
+    let base = || {
+        let output = home.wslr(["--list", "--json"]).command().output().unwrap();
+        let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+        rows[0]["basePath"].as_str().unwrap().to_owned()
+    };
+    let first = fs::read_to_string(format!("{}/rootfs/etc/os-release", base())).unwrap();
+    let progress = "Conversion in progress, this may take a few minutes.\n";
+    let done = "The operation completed successfully.\n";
+    home.wslr(["--set-version", "d", "2"])
+        .env("WSLR_VERSIONS", "1")
+        .stdout(format!("{progress}{DIFFERENCES}{done}"))
+        .stderr(
+            "wslr: warning: version 2 cannot run here: WSLR_VERSIONS leaves it out; \
+             unset WSLR_VERSIONS\n",
+        )
+        .run();
+    assert_eq!(version_of_d(&home), 2);
+    let names = home.tree(".local/share/wslr/distros");
+    assert!(names.len() == 2 && names[1].ends_with("/ext4.img"), "{names:?}");
+    let disk = format!("{}/ext4.img", base());
+    let check = Command::new("/sbin/e2fsck").args(["-fn", &disk]).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    home.wslr(["--set-version", "D", "1"]).stdout(format!("{progress}{done}")).run();
+    assert_eq!(version_of_d(&home), 1);
+    assert!(!std::path::Path::new(&disk).exists());
+    let again = fs::read_to_string(format!("{}/rootfs/etc/os-release", base())).unwrap();
+    assert_eq!(again, first);
 }

@@ -17,6 +17,7 @@ use wslr::protocol::guest::{
 };
 use wslr::protocol::session::StreamKind;
 
+use super::debian;
 use super::session::{Finished, PATIENCE, Request, Running};
 
 /// A running distro.
@@ -38,6 +39,20 @@ impl Distro {
     pub fn with_conf(conf: &str) -> Self {
         let distro = Self::try_start_with(Path::new("/"), |root| {
             fs::write(root.join("etc/wsl.conf"), conf).unwrap();
+        });
+        distro.unwrap()
+    }
+
+    /// Starts a Debian that has systemd.
+    pub fn with_systemd(conf: &str) -> Self {
+        Self::with_systemd_and(conf, |_| ())
+    }
+
+    /// As [`Self::with_systemd`], after `prepare` has had the root.
+    pub fn with_systemd_and(conf: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let distro = Self::try_start_with(&debian::systemd_tree(), |root| {
+            fs::write(root.join("etc/wsl.conf"), conf).unwrap();
+            prepare(root);
         });
         distro.unwrap()
     }
@@ -119,7 +134,7 @@ impl Distro {
         }
         host::deliver(&self.spawned.sessions, self.id, &encoded, &theirs, &streams).unwrap();
         control.set_read_timeout(Some(PATIENCE)).unwrap();
-        Running { control, streams: ours }
+        Running { control, streams: ours, warnings: vec![] }
     }
 
     /// Runs a shell line to its end, with pipes.

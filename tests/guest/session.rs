@@ -67,6 +67,7 @@ impl Request {
 pub struct Running {
     pub control: UnixStream,
     pub streams: Vec<(StreamKind, UnixStream)>,
+    pub warnings: Vec<String>,
 }
 
 /// What a session left.
@@ -75,6 +76,7 @@ pub struct Finished {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+    pub warnings: Vec<String>,
 }
 
 impl Finished {
@@ -104,7 +106,15 @@ impl Running {
 
     /// The end of the session's command.
     pub fn exited(&mut self) -> ExitStatus {
-        assert_eq!(self.next().unwrap(), Output::Started);
+        loop {
+            match self.next().unwrap() {
+                Output::Warning(warning) => self.warnings.push(warning),
+                started => {
+                    assert_eq!(started, Output::Started);
+                    break;
+                }
+            }
+        }
         self.exited_after_start()
     }
 
@@ -136,7 +146,8 @@ impl Running {
         let stderr = collect(self.take(StreamKind::Stderr));
         let status = self.exited();
         writer.join().unwrap();
-        Finished { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+        let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+        Finished { status, stdout, stderr, warnings: self.warnings }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod debian;
 pub mod server;
 pub mod tar;
 pub mod tree;
+pub mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -45,7 +46,9 @@ impl Home {
     pub fn owned_by(mut self, uid: u32, gid: u32) -> Self {
         // The user may not be able to reach the place where it was built.
         let executable = self.path("wslr");
-        fs::copy(&self.executable, &executable).unwrap();
+        fs::hard_link(&self.executable, &executable)
+            .or_else(|_| fs::copy(&self.executable, &executable).map(drop))
+            .unwrap();
         for path in [self.path(""), self.path("run")] {
             std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
         }
@@ -97,6 +100,11 @@ impl Home {
         walk(&root, &root, &mut names);
         names.sort();
         names
+    }
+
+    /// The owner's user id, where that is another user's.
+    pub fn owner(&self) -> Option<u32> {
+        self.owner.map(|(uid, _)| uid)
     }
 
     /// Has a command run as the home's owner.

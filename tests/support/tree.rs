@@ -25,7 +25,7 @@ pub const NASTY: &str = r#"
         dd if=/dev/urandom of=random bs=1000 count=3333 status=none
         dd if=/dev/zero of=zeros bs=1M count=3 status=none
         truncate -s 5G hole; printf end | dd of=hole bs=1 seek=5368709000 conv=notrunc status=none
-        truncate -s 10M frag; for i in $(seq 1 2 1999); do printf x | dd of=frag bs=1 seek=$((i*4096)) conv=notrunc status=none; done
+        truncate -s 10M frag; for i in $(seq 1 2 799); do printf x | dd of=frag bs=1 seek=$((i*4096)) conv=notrunc status=none; done
         setcap cap_net_raw+ep random
         setfattr -n user.one -v 1 plain
         setfattr -n user.large -v "$(printf 'z%.0s' {1..3000})" later

@@ -5,7 +5,6 @@
 //! however it ends.
 
 use std::cell::Cell;
-use std::fs;
 use std::io::Write;
 use std::ops::Deref;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,13 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
+use crate::support::users::{SINGLE, ordinary_user};
 use crate::support::{Home, debian};
 
 /// The distro most tests use, which is the default one.
 pub const ALPHA: &str = "Alpha";
-
-/// The login name of the ordinary user, made where root runs the tests.
-const USER: &str = "wslr-test";
 
 /// Whose `wslr` a test runs.
 #[derive(Clone, Copy, Debug)]
@@ -88,38 +85,9 @@ fn empty_home() -> Home {
         (Whose::Root, true) | (Whose::User, false) => return Home::new(),
         (Whose::Root | Whose::Single, false) => panic!("this test needs root"),
         (Whose::User, true) => ordinary_user(),
-        // No account, so no range.
-        (Whose::Single, true) => (54_321, 54_321),
+        (Whose::Single, true) => SINGLE,
     };
     Home::new().owned_by(uid, gid)
-}
-
-/// An ordinary user with subordinate ids.
-fn ordinary_user() -> (u32, u32) {
-    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
-    *IDS.get_or_init(|| {
-        if ids_of(USER).is_none() {
-            for path in ["/etc/subuid", "/etc/subgid"] {
-                fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-            }
-            run_tool("useradd", &["--no-create-home", "--shell", "/bin/sh", USER]);
-        }
-        for path in ["/etc/subuid", "/etc/subgid"] {
-            let ranges = fs::read_to_string(path).unwrap();
-            assert!(ranges.contains(USER), "'{path}' has no range for {USER}");
-        }
-        ids_of(USER).unwrap()
-    })
-}
-
-/// The ids of a user in `/etc/passwd`: the C library's way needs a dynamic executable.
-fn ids_of(name: &str) -> Option<(u32, u32)> {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let fields: Vec<&str> = passwd
-        .lines()
-        .map(|line| line.split(':').collect())
-        .find(|fields: &Vec<&str>| fields[0] == name)?;
-    Some((fields[2].parse().ok()?, fields[3].parse().ok()?))
 }
 
 /// Installs the Debian under a name, in version 1.

@@ -9,8 +9,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conversion;
 mod directories;
 mod errors;
+mod escape;
 mod fixture;
 mod lifetime;
 mod listing;

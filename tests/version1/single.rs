@@ -26,3 +26,16 @@ fn a_single_user_has_a_root_and_real_files() {
         home().wslr(["sh", "-c", "exit 42"]).status(42).run();
     });
 }
+
+#[test]
+fn a_single_users_package_manager_works() {
+    run_as(Whose::Single, || {
+        // Files cannot be given to anybody, and nobody else can be become.
+        home()
+            .wslr(["touch /root/y && chown 1:1 /root/y && stat -c %u /root/y"])
+            .stdout("0\n")
+            .run();
+        let line = "apt-config dump APT::Sandbox::User";
+        home().wslr([line]).stdout("APT::Sandbox::User \"root\";\n").run();
+    });
+}

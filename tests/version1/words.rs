@@ -84,7 +84,7 @@ fn b014_exec_expands_nothing() {
 }
 
 fn b015_shell_types() {
-    home().wslr(["--", "-x"]).stderr("[..]-x[..]not found\n").status(127).run();
+    home().wslr(["--", "-x"]).stderr("bash: line 1: -x: command not found\n").status(127).run();
     let login = "shopt -q login_shell && echo login || echo plain";
     home().wslr(["--shell-type", "login", login]).stdout("login\n").run();
     home().wslr(["--shell-type", "standard", login]).stdout("plain\n").run();
@@ -134,6 +134,10 @@ fn a_command_has_a_private_world() {
         shell("stat -c %U:%G /etc/shadow /etc/passwd /usr/bin/passwd"),
         "root:shadow\nroot:root\nroot:root\n"
     );
+    // Users can reach what all programs need.
+    let line =
+        "cat /etc/resolv.conf /etc/hosts /etc/hostname >/dev/null && stat -c %a /mnt /mnt/wsl";
+    home().wslr(["-u", "games", "--", "sh", "-c", line]).stdout("755\n755\n").run();
     // Root can give files away, and others then own them.
     let line = "touch /root/given && chown games:mail /root/given && stat -c %U:%G /root/given";
     assert_eq!(shell(line), "games:mail\n");

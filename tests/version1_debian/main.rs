@@ -109,7 +109,7 @@ fn the_first_command() {
     assert!(inside("jq --version").starts_with("jq-1."));
     assert_eq!(inside("echo '{\"a\": [1, 2]}' | jq -c '.a'"), "[1,2]\n");
     // Packages that make users and files of theirs, and the way to root.
-    inside("adduser --disabled-password --gecos '' alice && usermod -aG sudo alice");
+    inside("useradd -m alice && usermod -aG sudo alice");
     assert_eq!(inside("sudo -u alice id -un"), "alice\n");
     run(&home, &["--terminate", "Debian"]);
     assert_eq!(inside("jq --version; stat -c %U /home/alice").lines().nth(1), Some("alice"));

@@ -59,7 +59,7 @@ pub(super) fn after<S: Sink>(
     placer.file("etc/hosts", 0o644, hosts.as_bytes())?;
     let distribution = format!("[oobe]\ndefaultName = {name}\n");
     placer.file("etc/wsl-distribution.conf", 0o644, distribution.as_bytes())?;
-    placer.file("etc/wsl.conf", 0o644, b"[boot]\nsystemd = false\n")?;
+    placer.file("etc/wsl.conf", 0o644, b"[boot]\nsystemd = true\n")?;
     if !placer.exists("usr/bin/sh") {
         placer.symbolic_link("usr/bin/sh", "dash")?;
     }

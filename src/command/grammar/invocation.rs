@@ -95,7 +95,7 @@ pub struct Run {
 /// What to list, and how.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct List {
-    /// Also distros that are being installed or removed.
+    /// Also distros that are being installed, converted or removed.
     pub all: bool,
     /// As JSON.
     pub json: bool,

@@ -7,7 +7,6 @@
 mod content;
 mod disk;
 mod error;
-mod interrupt;
 mod prepare;
 mod source;
 
@@ -25,7 +24,7 @@ use crate::registry::{Distro, Installation, Plan, RegistryError};
 use crate::terminal::progress::Progress;
 
 use self::content::Content;
-use self::interrupt::Guard;
+use crate::terminal::interrupt::Guard;
 
 pub(super) use self::prepare::update;
 

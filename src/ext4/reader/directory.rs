@@ -66,25 +66,24 @@ fn check<'a>(inode: &Inode, index: u64, bytes: &'a [u8]) -> Result<&'a [u8], Rea
         0 | 0xffff => bytes.len() > 0xffff,
         length => length == bytes.len() - offset,
     };
-    let tail_at = bytes.len() - TAIL;
-    let (body, tail) = bytes.split_at_checked(tail_at).unwrap_or_default();
-    let is_tail = word(tail, 0) == 0
-        && usize::from(half(tail, 4)) == TAIL
-        && tail.get(6..8) == Some(&[0, TAIL_TYPE]);
-    if is_tail {
-        if checksum::extend(seed, body) != word(tail, 8) {
-            return Err(damaged(inode, &format!("a wrong checksum in block {index}")));
-        }
-        return Ok(body);
-    }
     // The root of an index: its second entry reaches to the end. A block below it: one
-    // empty entry does.
+    // empty entry does. They may end with the checksum of what they were before.
     let is_root = index == 0 && inode.flags & INODE_INDEX != 0 && reaches_end(12);
     let is_node = word(bytes, 0) == 0 && reaches_end(0);
     if is_root || is_node {
         return Ok(bytes);
     }
-    Err(damaged(inode, &format!("no checksum in block {index}")))
+    let (body, tail) = bytes.split_at_checked(bytes.len() - TAIL).unwrap_or_default();
+    let is_tail = word(tail, 0) == 0
+        && usize::from(half(tail, 4)) == TAIL
+        && tail.get(6..8) == Some(&[0, TAIL_TYPE]);
+    if !is_tail {
+        return Err(damaged(inode, &format!("no checksum in block {index}")));
+    }
+    if checksum::extend(seed, body) != word(tail, 8) {
+        return Err(damaged(inode, &format!("a wrong checksum in block {index}")));
+    }
+    Ok(body)
 }
 
 /// A little-endian half word.

@@ -83,6 +83,18 @@ fn hosts(hostname: &str) -> String {
     )
 }
 
+/// Tells Debian's package manager not to drop its privileges, which it cannot where there
+/// is one user only; a failure is a warning.
+pub fn write_for_one_user() -> Option<String> {
+    let path = "/etc/apt/apt.conf.d/00wslr";
+    if !Path::new("/etc/apt/apt.conf.d").is_dir() {
+        return None;
+    }
+    let content = "// This file is written by wslr: the distribution has one user only.\n\
+                   APT::Sandbox::User \"root\";\n";
+    write(path, content).err().map(|error| format!("cannot write '{path}': {error}"))
+}
+
 /// Replaces a file by one with this content, `0644`.
 fn write(path: &str, content: &str) -> io::Result<()> {
     replace(path, |beside| {

@@ -1,14 +1,16 @@
-//! PID 1 of a distro: takes sessions, reaps, and ends with everything in it.
+//! The init of a distro: takes sessions, reaps, and ends with everything in it.
 //!
-//! It blocks no signals (B025); those it has no handler for the kernel keeps from it, as
-//! it is the first process of its PID namespace. Its end ends the namespace, so that
+//! It is the distro's PID 1, or the child of one that becomes the distro's own init
+//! ([`systemd`](super::systemd)). Of the first process it blocks no signals (B025); those
+//! it has no handler for the kernel keeps from it. Its end ends the namespace, so that
 //! nothing of a distro outlives it.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,10 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, execve};
 
 use super::link::{self, Order, Report};
-use super::{Options, root};
+use super::systemd::{Progress, Systemd};
+use super::{Options, files, root};
+use crate::archive::assemble::CONFIGURE;
+use crate::guest::session::login::Logins;
 use crate::guest::session::{self, Handover, Surroundings};
 use crate::guest::sys::{self, Forked, Reaped};
 use crate::protocol::guest::GuestError;
@@ -27,28 +32,34 @@ use crate::protocol::session::StreamKind;
 /// How long the distro's processes have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How many sessions wait for systemd at most; one more starts without it.
+const MAXIMUM_WAITING: usize = 1024;
+
 /// Makes the distro and serves it until it stops.
 pub fn run(options: &Options, socket: OwnedFd) -> ! {
     sys::reset_signals();
     let _ = nix::sys::prctl::set_name(c"init");
-    let entered = match root::enter(options) {
-        Ok(entered) => entered,
-        Err(error) => {
-            let _ = link::send(&socket, &Report::Failed(error), &[]);
-            exit(1);
-        }
+    let fail = |failure: GuestError| -> ! {
+        let _ = link::send(&socket, &Report::Failed(failure), &[]);
+        exit(1)
     };
-    let ended = match children_ended() {
-        Ok(ended) => ended,
-        Err(error) => {
-            let failure = GuestError::system("watching child processes", &error);
-            let _ = link::send(&socket, &Report::Failed(failure), &[]);
-            exit(1);
-        }
-    };
+    let entered = root::enter(options).unwrap_or_else(|error| fail(error));
     umask(Mode::from_bits_truncate(entered.conf.umask));
-    let ready = Report::Ready { warnings: entered.warnings, stop_limit: GRACE };
-    if link::send(&socket, &ready, &[]).is_err() {
+    let mut warnings = entered.warnings;
+    let mut stop_limit = GRACE;
+    let mut systemd = None;
+    if entered.conf.boot.systemd {
+        match Systemd::prepare(&entered.conf) {
+            Ok(prepared) => {
+                stop_limit = entered.conf.boot.init_timeout.min(options.stop_limit).max(GRACE);
+                systemd = Some(prepared);
+            }
+            Err(reason) => warnings.push(without_systemd(&reason)),
+        }
+    }
+    let ended = children_ended()
+        .unwrap_or_else(|error| fail(GuestError::system("watching child processes", &error)));
+    if link::send(&socket, &Report::Ready { warnings, stop_limit }, &[]).is_err() {
         exit(1);
     }
     let surroundings = Surroundings {
@@ -56,13 +67,26 @@ pub fn run(options: &Options, socket: OwnedFd) -> ! {
         hostname: entered.hostname,
         conf: entered.conf,
     };
-    if let Some(command) = &surroundings.conf.boot.command {
-        run_boot_command(command, &surroundings);
-    }
-    serve(&surroundings, &socket, ended);
+    let mut init = Init {
+        surroundings,
+        socket,
+        ended,
+        systemd,
+        is_begun: false,
+        logins: Logins::default(),
+        waiting: Vec::new(),
+        warnings: Vec::new(),
+        stop_limit,
+        deadline: None,
+    };
+    init.serve();
     // What is left has no say any more.
     let _ = sys::kill(Pid::from_raw(-1), libc::SIGKILL);
     exit(0)
+}
+
+fn without_systemd(reason: &str) -> String {
+    format!("the distribution starts without systemd: {reason}")
 }
 
 /// A stream that becomes readable when a child ends.
@@ -74,52 +98,185 @@ fn children_ended() -> io::Result<UnixStream> {
     Ok(read)
 }
 
-/// Serves until everything has ended after [`Order::Stop`], or its grace is over.
-fn serve(surroundings: &Surroundings, socket: &OwnedFd, mut ended: UnixStream) {
-    let mut deadline = None;
-    loop {
-        let mut polled = [
-            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
-        ];
-        // After the order to stop nothing more is taken.
-        let polled = if deadline.is_some() { &mut polled[..1] } else { &mut polled[..] };
-        let _ = poll(polled, timeout(deadline));
-        let mut drained = [0; 64];
-        while ended.read(&mut drained).is_ok_and(|count| count > 0) {}
-        let left = reap_all();
-        if let Some(deadline) = deadline {
-            if left == Reaped::NoChildren || deadline <= Instant::now() {
-                return;
-            }
-            continue;
+/// A session that is to be started.
+type Ordered = (Vec<StreamKind>, Vec<OwnedFd>);
+
+struct Init {
+    surroundings: Surroundings,
+    socket: OwnedFd,
+    ended: UnixStream,
+    /// Kept to the end: without it the first process ends too.
+    systemd: Option<Systemd>,
+    /// What `[boot]` wants has been started.
+    is_begun: bool,
+    logins: Logins,
+    /// Sessions that wait for systemd.
+    waiting: Vec<Ordered>,
+    /// For the user of the next session.
+    warnings: Vec<String>,
+    stop_limit: Duration,
+    /// When stopping: until when.
+    deadline: Option<Instant>,
+}
+
+impl Init {
+    /// Serves until everything has ended after [`Order::Stop`], or its time is over.
+    fn serve(&mut self) {
+        if is_configured() {
+            self.run_boot_command();
         }
-        match link::receive::<Order>(socket) {
-            Ok(Some((Order::Session(kinds), descriptors))) => {
-                let _ = start_session(surroundings, kinds, descriptors);
-            }
-            Ok(Some((Order::Stop, _)) | None) => {
-                for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-                    let _ = nix::sys::signal::kill(Pid::from_raw(-1), signal);
-                }
-                if reap_all() == Reaped::NoChildren {
+        loop {
+            self.wait();
+            let mut drained = [0; 64];
+            while self.ended.read(&mut drained).is_ok_and(|count| count > 0) {}
+            let left = self.reap_all();
+            if let Some(deadline) = self.deadline {
+                if self.is_over(left) || deadline <= Instant::now() {
                     return;
                 }
-                deadline = Some(Instant::now() + GRACE);
+                continue;
             }
-            Err(_) => {}
+            self.logins.advance();
+            self.watch_systemd();
+            match link::receive::<Order>(&self.socket) {
+                Ok(Some((Order::Session(kinds), descriptors))) => {
+                    self.take_session((kinds, descriptors));
+                }
+                Ok(Some((Order::Stop, _)) | None) => {
+                    if self.stop() {
+                        return;
+                    }
+                }
+                Err(_) => {}
+            }
         }
+    }
+
+    fn wait(&self) {
+        let mut polled = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        let mut deadline = self.deadline;
+        // After the order to stop nothing more is taken.
+        if deadline.is_none() {
+            polled.push(PollFd::new(self.socket.as_fd(), PollFlags::POLLIN));
+            let logins = self.logins.interests();
+            let systemd = self.systemd.iter().flat_map(Systemd::interests);
+            polled.extend(logins.chain(systemd).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            deadline = self.systemd.as_ref().and_then(Systemd::deadline);
+        }
+        let _ = poll(&mut polled, timeout(deadline));
+    }
+
+    /// Takes all ended children and tells whether others are left.
+    fn reap_all(&mut self) -> Reaped {
+        loop {
+            match sys::reap() {
+                Reaped::Ended(ended) => self.logins.ended(ended.pid),
+                left => return left,
+            }
+        }
+    }
+
+    /// Starts a session, or keeps it until systemd is up. Before the packages of a new
+    /// distro are configured there is nothing of its own to start.
+    fn take_session(&mut self, session: Ordered) {
+        if !self.is_begun && is_configured() {
+            self.run_boot_command();
+        }
+        if self.is_begun
+            && let Some(systemd) = &mut self.systemd
+        {
+            if systemd.is_held() {
+                systemd.start();
+            }
+            if systemd.is_starting() && self.waiting.len() < MAXIMUM_WAITING {
+                self.waiting.push(session);
+                return self.watch_systemd();
+            }
+        }
+        let _ = self.start_session(session);
+    }
+
+    /// Starts the sessions that wait for systemd, once they need not.
+    fn watch_systemd(&mut self) {
+        let Some(systemd) = self.systemd.as_mut().filter(|systemd| systemd.is_starting()) else {
+            return;
+        };
+        match systemd.advance() {
+            Progress::Waiting => return,
+            Progress::Done(warning) => self.warnings.extend(warning),
+            Progress::Failed(reason) => {
+                self.warnings.push(without_systemd(&reason));
+            }
+        }
+        for session in std::mem::take(&mut self.waiting) {
+            let _ = self.start_session(session);
+        }
+    }
+
+    /// Forks the relay of one session.
+    fn start_session(&mut self, (kinds, descriptors): Ordered) -> io::Result<()> {
+        let mut descriptors = descriptors.into_iter();
+        let (Some(request), Some(control)) = (descriptors.next(), descriptors.next()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let streams: Vec<_> = kinds.into_iter().zip(descriptors).collect();
+        let is_systemd = self.systemd.as_ref().is_some_and(Systemd::is_first);
+        let logins = if is_systemd { self.logins.channel().ok() } else { None };
+        let warnings = std::mem::take(&mut self.warnings);
+        let request = File::from(request);
+        let handover = Handover { request, control, streams, warnings, logins };
+        if sys::fork()? == Forked::Child {
+            let mut keep = vec![handover.request.as_raw_fd(), handover.control.as_raw_fd()];
+            keep.extend(handover.streams.iter().map(|(_, stream)| stream.as_raw_fd()));
+            keep.extend(handover.logins.as_ref().map(AsRawFd::as_raw_fd));
+            sys::close_all_except(&keep);
+            session::relay::run(&self.surroundings, handover);
+        }
+        Ok(())
+    }
+
+    /// Runs the line that `wsl.conf` wants at each start, as root; nobody waits for it
+    /// (B150).
+    fn run_boot_command(&mut self) {
+        self.is_begun = true;
+        let Some(line) = &self.surroundings.conf.boot.command else { return };
+        let environment = session::environment::of_root(&self.surroundings);
+        if sys::fork().is_ok_and(|forked| forked == Forked::Child) {
+            sys::reset_signals();
+            sys::close_all_except(&[]);
+            let _ = nix::unistd::setsid();
+            let line = CString::new(line.as_str()).unwrap_or_default();
+            let arguments = [c"sh", c"-c", &line];
+            let _ = execve(c"/bin/sh", &arguments, &environment);
+            exit(127);
+        }
+    }
+
+    /// Begins the end; tells whether it is there already.
+    fn stop(&mut self) -> bool {
+        self.deadline = Some(Instant::now() + self.stop_limit);
+        if let Some(systemd) = self.systemd.as_ref().filter(|systemd| systemd.is_first()) {
+            systemd.power_off(&files::shared(&self.surroundings.conf));
+            return false;
+        }
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            let _ = nix::sys::signal::kill(Pid::from_raw(-1), signal);
+        }
+        self.deadline = Some(Instant::now() + GRACE);
+        let left = self.reap_all();
+        self.is_over(left)
+    }
+
+    /// Whether nothing is left to be waited for. systemd ends this process with all others.
+    fn is_over(&self, left: Reaped) -> bool {
+        left == Reaped::NoChildren && !self.systemd.as_ref().is_some_and(Systemd::is_first)
     }
 }
 
-/// Takes all ended children and tells whether others are left.
-fn reap_all() -> Reaped {
-    loop {
-        match sys::reap() {
-            Reaped::Ended(_) => {}
-            left => return left,
-        }
-    }
+/// Whether the packages of a distro made from an archive have been configured; others
+/// need not be.
+fn is_configured() -> bool {
+    fs::symlink_metadata(Path::new("/").join(CONFIGURE)).is_err()
 }
 
 /// The time until a deadline, for `poll`; rounded up.
@@ -128,38 +285,4 @@ fn timeout(deadline: Option<Instant>) -> PollTimeout {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     })
-}
-
-/// Runs the line that `wsl.conf` wants at each start, as root; nobody waits for it (B150).
-fn run_boot_command(line: &str, surroundings: &Surroundings) {
-    let environment = session::environment::of_root(surroundings);
-    if sys::fork().is_ok_and(|forked| forked == Forked::Child) {
-        sys::close_all_except(&[]);
-        let _ = nix::unistd::setsid();
-        let arguments =
-            [c"sh".to_owned(), c"-c".to_owned(), CString::new(line).unwrap_or_default()];
-        let _ = execve(c"/bin/sh", &arguments, &environment);
-        exit(127);
-    }
-}
-
-/// Forks the relay of one session.
-fn start_session(
-    surroundings: &Surroundings,
-    kinds: Vec<StreamKind>,
-    descriptors: Vec<OwnedFd>,
-) -> io::Result<()> {
-    let mut descriptors = descriptors.into_iter();
-    let (Some(request), Some(control)) = (descriptors.next(), descriptors.next()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let streams: Vec<_> = kinds.into_iter().zip(descriptors).collect();
-    let handover = Handover { request: File::from(request), control, streams };
-    if sys::fork()? == Forked::Child {
-        let mut keep = vec![handover.request.as_raw_fd(), handover.control.as_raw_fd()];
-        keep.extend(handover.streams.iter().map(|(_, stream)| stream.as_raw_fd()));
-        sys::close_all_except(&keep);
-        session::relay::run(surroundings, handover);
-    }
-    Ok(())
 }

@@ -4,26 +4,24 @@
 //! session's request can be larger than a packet, so it travels as a memory file.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair,
+    sockopt,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::guest::sys;
 use crate::protocol::guest::GuestError;
 use crate::protocol::session::StreamKind;
 
 /// The largest packet.
 const MAXIMUM_PACKET: usize = 16 << 10;
-
-/// The most descriptors of one packet: the request, the control stream, four streams.
-const MAXIMUM_DESCRIPTORS: usize = 6;
 
 /// The room for messages that are not yet taken, in bytes.
 const BUFFER: usize = 8 << 20;
@@ -94,22 +92,7 @@ pub fn send<T: Serialize>(
 /// The system's (`WouldBlock` where there is none), and `InvalidData`.
 pub fn receive<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MAXIMUM_PACKET];
-    let mut space = nix::cmsg_space!([RawFd; MAXIMUM_DESCRIPTORS]);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg::<()>(
-        socket.as_fd().as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let length = received.bytes;
-    let mut descriptors = Vec::new();
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(list) = message {
-            // SAFETY: the kernel has just made these descriptors for this process.
-            descriptors.extend(list.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
+    let (length, descriptors) = sys::receive(socket, &mut bytes, MsgFlags::MSG_DONTWAIT)?;
     if length == 0 {
         return Ok(None);
     }

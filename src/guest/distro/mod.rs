@@ -7,7 +7,9 @@ pub mod files;
 pub mod init;
 pub mod link;
 pub mod mounts;
+pub mod protection;
 pub mod root;
+pub mod systemd;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -65,8 +67,9 @@ pub enum Kernel {
     Own,
     /// The host's, from which everything but the distro's own files is kept.
     Shared {
-        /// The distro's root is an ordinary user of the host.
-        user_namespace: bool,
+        /// There is no user in it but its root
+        /// ([`Mapping::Single`](crate::namespaces::user::Mapping::Single)).
+        has_one_user: bool,
         /// The distro is started in a cgroup of its own.
         has_group: bool,
     },

@@ -6,8 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::mount::MsFlags;
+use nix::sched::{CloneFlags, unshare};
 
 use super::{Kernel, root};
+use crate::guest::sys;
 use crate::protocol::guest::GuestError;
 
 /// One file system to mount.
@@ -18,6 +20,8 @@ struct Mount {
     options: Option<&'static str>,
     /// Whether a distro can do without it.
     optional: bool,
+    /// Whether it is the machine's, and not for a distro on the host's kernel.
+    machines: bool,
 }
 
 const NOTHING: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
@@ -25,8 +29,8 @@ const DATA: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
 /// In the order of mounting; `/dev` comes before.
 const MOUNTS: [Mount; 9] = [
-    required("/proc", "proc", NOTHING, None),
-    required("/sys", "sysfs", NOTHING, None),
+    of_machine(required("/proc", "proc", NOTHING, None)),
+    of_machine(required("/sys", "sysfs", NOTHING, None)),
     required("/dev/pts", "devpts", NOEXEC, Some("newinstance,gid=5,mode=620,ptmxmode=666")),
     optional("/dev/shm", "tmpfs", DATA, Some("mode=1777")),
     optional("/dev/mqueue", "mqueue", NOTHING, None),
@@ -35,8 +39,16 @@ const MOUNTS: [Mount; 9] = [
     // `nsdelegate` can be given only from the first cgroup namespace; a kernel without the
     // controller mount is worth a warning, not a failure.
     optional("/sys/fs/cgroup", "cgroup2", NOTHING.union(MsFlags::MS_RELATIME), Some("nsdelegate")),
-    optional("/proc/sys/fs/binfmt_misc", "binfmt_misc", NOTHING.union(MsFlags::MS_RELATIME), None),
+    of_machine(optional(
+        "/proc/sys/fs/binfmt_misc",
+        "binfmt_misc",
+        NOTHING.union(MsFlags::MS_RELATIME),
+        None,
+    )),
 ];
+
+/// Of the devpts of a user namespace with one user.
+const TERMINALS_OF_ONE_USER: &str = "newinstance,mode=620,ptmxmode=666";
 
 const NOEXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 
@@ -46,7 +58,7 @@ const fn required(
     flags: MsFlags,
     options: Option<&'static str>,
 ) -> Mount {
-    Mount { target, kind, flags, options, optional: false }
+    Mount { target, kind, flags, options, optional: false, machines: false }
 }
 
 const fn optional(
@@ -55,10 +67,14 @@ const fn optional(
     flags: MsFlags,
     options: Option<&'static str>,
 ) -> Mount {
-    Mount { target, kind, flags, options, optional: true }
+    Mount { target, kind, flags, options, optional: true, machines: false }
 }
 
-/// Mounts everything; what a distro can do without is a warning where it fails.
+const fn of_machine(mount: Mount) -> Mount {
+    Mount { machines: true, ..mount }
+}
+
+/// Mounts everything, but `/proc` and `/sys` where the kernel is the host's; what a distro can do without is a warning where it fails.
 ///
 /// # Errors
 /// Where one it cannot do without fails.
@@ -67,15 +83,19 @@ pub fn mount_all(kernel: Kernel) -> Result<Vec<String>, GuestError> {
     mount_devices(kernel)?;
     for mount in &MOUNTS {
         let target = Path::new(mount.target);
-        let made = make_directory(target).and_then(|()| {
-            root::mount_at(
-                Some(Path::new(mount.kind)),
-                target,
-                Some(mount.kind),
-                mount.flags,
-                mount.options,
-            )
-        });
+        let try_with = |options| {
+            let source = Some(Path::new(mount.kind));
+            root::mount_at(source, target, Some(mount.kind), mount.flags, options)
+        };
+        let made = match (kernel, mount.kind) {
+            (Kernel::Shared { .. }, _) if mount.machines => continue,
+            (Kernel::Shared { has_group, .. }, "cgroup2") => mount_groups(has_group),
+            (_, "devpts") => make_directory(target).and_then(|()| {
+                // A user namespace of one user has no group 5.
+                try_with(mount.options).or_else(|_| try_with(Some(TERMINALS_OF_ONE_USER)))
+            }),
+            _ => make_directory(target).and_then(|()| try_with(mount.options)),
+        };
         match made {
             Ok(()) => {}
             // The module of binfmt_misc may be missing; most distros never miss it.
@@ -91,6 +111,18 @@ pub fn mount_all(kernel: Kernel) -> Result<Vec<String>, GuestError> {
     let _ = symlink("/dev/shm", "/run/shm");
     let _ = make_directory(Path::new("/run/user"));
     Ok(warnings)
+}
+
+/// Shows a distro on the host's kernel its own cgroup and those below it, and no other.
+fn mount_groups(has_group: bool) -> io::Result<()> {
+    let mount = if has_group {
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+        sys::new_mount(c"cgroup2", attributes | libc::MOUNT_ATTR_NOEXEC)?
+    } else {
+        sys::new_mount(c"tmpfs", libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC)?
+    };
+    sys::attach_mount(&mount, Path::new("/sys/fs/cgroup"))
 }
 
 fn mount_devices(kernel: Kernel) -> Result<(), GuestError> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root, sethostname};
 
-use super::{Kernel, Options, Root, files, mounts};
+use super::{Kernel, Options, Root, files, mounts, protection};
 use crate::config::wslconf::WslConf;
 use crate::guest::{disk, sys};
 use crate::protocol::guest::GuestError;
@@ -37,14 +37,18 @@ pub struct Entered {
 /// Where the root cannot be mounted or is no distro, or a mount it cannot do without fails.
 pub fn enter(options: &Options) -> Result<Entered, GuestError> {
     let brought = bring(options)?;
+    let mut warnings = Vec::new();
+    let kernel = match options.kernel {
+        Kernel::Own => Vec::new(),
+        Kernel::Shared { .. } => bring_kernel(&mut warnings)?,
+    };
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount_at(None, Path::new("/"), None, private, None)
         .map_err(|error| GuestError::system("making mounts private", &error))?;
-    let mut warnings = Vec::new();
     let root: PathBuf = match &options.root {
         Root::Directory(directory) => {
-            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount_at(Some(directory), directory, None, bind, None)
+            protection::root(directory)
+                .and_then(|mount| sys::attach_mount(&mount, directory))
                 .map_err(|error| GuestError::system(shown("mounting", directory), &error))?;
             directory.clone()
         }
@@ -62,6 +66,9 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
     let hostname = conf.network.hostname.as_ref().unwrap_or(&options.hostname).clone();
     sethostname(&hostname)
         .map_err(|error| GuestError::system("setting the host name", &error.into()))?;
+    for (mount, target) in kernel {
+        warnings.extend(mount.attach(Path::new(target)));
+    }
     warnings.extend(mounts::mount_all(options.kernel)?);
     for (mount, place) in brought {
         let target = match place {
@@ -71,6 +78,12 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
         warnings.extend(mount.attach(&target));
     }
     warnings.extend(files::write_all(&conf, &hostname, options.time_zone.as_deref()));
+    if let Kernel::Shared { has_one_user, .. } = options.kernel {
+        if has_one_user {
+            warnings.extend(files::write_for_one_user());
+        }
+        protection::confine(has_one_user)?;
+    }
     Ok(Entered { conf, hostname, warnings })
 }
 
@@ -105,7 +118,7 @@ fn bring(options: &Options) -> Result<Vec<(Brought, Place)>, GuestError> {
         sys::copy_mount(source)
             .and_then(|mount| {
                 if read_only {
-                    sys::make_read_only(&mount)?;
+                    sys::set_attributes(&mount, libc::MOUNT_ATTR_RDONLY)?;
                 }
                 brought.push((Brought { mount, is_file }, target));
                 Ok(())
@@ -129,6 +142,16 @@ fn bring(options: &Options) -> Result<Vec<(Brought, Place)>, GuestError> {
         add(&modules.directory, Place::At(target), true, false)?;
     }
     Ok(brought)
+}
+
+/// Makes the kernel's own file systems for a distro that shares the host's kernel.
+fn bring_kernel(warnings: &mut Vec<String>) -> Result<Vec<(Brought, &'static str)>, GuestError> {
+    let failed = |path| move |error| GuestError::system(format!("mounting '{path}'"), &error);
+    let (proc, warning) = protection::proc().map_err(failed("/proc"))?;
+    warnings.extend(warning);
+    let sys = protection::sys().map_err(failed("/sys"))?;
+    let brought = |mount| Brought { mount, is_file: false };
+    Ok(vec![(brought(proc), "/proc"), (brought(sys), "/sys")])
 }
 
 /// Makes `root` the root and lets go of the old one.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
@@ -15,7 +15,7 @@ use nix::unistd::{
 
 use super::environment::{self, Environment};
 use super::users::Account;
-use crate::guest::sys;
+use crate::guest::{cgroup, sys};
 use crate::protocol::session::{Directory, Program};
 
 /// The standard descriptors of a command.
@@ -38,6 +38,13 @@ pub struct Command {
     pub program: CString,
     /// Its arguments, from `argv[0]`.
     pub arguments: Vec<CString>,
+    /// In what.
+    pub setting: Setting,
+}
+
+/// What a command runs in.
+#[derive(Debug)]
+pub struct Setting {
     /// Its environment.
     pub environment: Environment,
     /// As whom.
@@ -46,22 +53,19 @@ pub struct Command {
     pub directory: Directory,
     /// The mask of new files' permissions.
     pub umask: u32,
+    /// The cgroup of the user's login session.
+    pub group: Option<PathBuf>,
 }
 
 impl Command {
     /// The command of a request; `None` where it has no words or one with a NUL byte.
     #[must_use]
-    pub fn new(
-        program: Program,
-        environment: Environment,
-        account: Account,
-        directory: Directory,
-        umask: u32,
-    ) -> Option<Self> {
-        let shell = CString::new(account.shell.clone()).ok()?;
-        let name = account.shell.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    pub fn new(program: Program, setting: Setting) -> Option<Self> {
+        let shell = setting.account.shell.as_slice();
+        let name = shell.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let login_name = CString::new([b"-", name].concat()).ok()?;
         let name = CString::new(name).ok()?;
+        let shell = CString::new(shell).ok()?;
         let (program, arguments) = match program {
             Program::Arguments(words) => {
                 let words: Vec<CString> =
@@ -70,11 +74,11 @@ impl Command {
             }
             Program::Line { line, login } => {
                 let name = if login { login_name } else { name };
-                (shell, vec![name, c"-c".to_owned(), CString::new(line).ok()?])
+                (shell, vec![name, c"-c".to_owned(), CString::new(as_script(line)).ok()?])
             }
             Program::Shell => (shell, vec![login_name]),
         };
-        Some(Self { program, arguments, environment, account, directory, umask })
+        Some(Self { program, arguments, setting })
     }
 
     /// Turns this process, a fresh child, into the command.
@@ -86,24 +90,31 @@ impl Command {
         self.become_user().map_err(|error| (Some("becoming the user"), error))?;
         self.change_directory();
         sys::reset_signals();
-        let strings = environment::to_strings(&self.environment);
+        let strings = environment::to_strings(&self.setting.environment);
         Err((None, self.execute_found(&strings)))
     }
 
     fn become_user(&self) -> Result<(), Errno> {
-        umask(Mode::from_bits_truncate(self.umask));
+        let Setting { account, umask: mask, group, .. } = &self.setting;
+        // A session that has just ended does not keep a command from running.
+        let _ = group.as_ref().map(|group| cgroup::join(group));
+        umask(Mode::from_bits_truncate(*mask));
         // What the machine's own processes are spared, a command is not.
         let _ = fs::write("/proc/self/oom_score_adj", "0");
-        let groups: Vec<Gid> = self.account.groups.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups)?;
-        setgid(Gid::from_raw(self.account.gid))?;
-        setuid(Uid::from_raw(self.account.uid))
+        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+        match setgroups(&groups) {
+            // In a user namespace of one user there are no groups to be had or left.
+            Err(Errno::EPERM) if account.uid == 0 && sys::is_single_user() => {}
+            result => result?,
+        }
+        setgid(Gid::from_raw(account.gid))?;
+        setuid(Uid::from_raw(account.uid))
     }
 
     /// Goes where the session starts, or as near as it can (B004).
     fn change_directory(&self) {
-        let home = self.account.home.as_slice();
-        let entered = match &self.directory {
+        let home = self.setting.account.home.as_slice();
+        let entered = match &self.setting.directory {
             Directory::Home => false,
             Directory::Path(path) => {
                 let path = match path.strip_prefix(b"~") {
@@ -129,7 +140,8 @@ impl Command {
         if program.is_empty() {
             return Errno::ENOENT;
         }
-        let path = self.environment.get(b"PATH".as_slice()).map_or(b"".as_slice(), Vec::as_slice);
+        let path =
+            self.setting.environment.get(b"PATH".as_slice()).map_or(b"".as_slice(), Vec::as_slice);
         let mut failure = Errno::ENOENT;
         for directory in path.split(|byte| *byte == b':') {
             let directory = if directory.is_empty() { b"." } else { directory };
@@ -183,4 +195,12 @@ fn as_os(path: &CString) -> std::ffi::OsString {
 
 fn to_errno(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+/// A line as the word after a shell's `-c`: one that starts with a dash would be taken for
+/// an option (B015), and no shell minds a space.
+fn as_script(mut line: Vec<u8>) -> Vec<u8> {
+    if line.starts_with(b"-") {
+        line.insert(0, b' ');
+    }
+    line
 }

@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::Surroundings;
+use super::login::Login;
 use super::users::{self, Account};
 use crate::guest::read_file;
 use crate::protocol::session::User;
@@ -69,6 +72,21 @@ fn merge(
     set(b"USER", &account.name);
     set(b"WSL_DISTRO_NAME", distro.as_bytes());
     environment
+}
+
+/// Adds what says where a login session is (B165).
+pub fn add_login(environment: &mut Environment, login: &Login) {
+    let runtime = login.runtime.as_os_str().as_bytes();
+    let bus = login.runtime.join("bus");
+    let mut set = |name: &[u8], value: &[u8]| environment.insert(name.to_vec(), value.to_vec());
+    if fs::symlink_metadata(&bus).is_ok() {
+        let address = [b"unix:path=", bus.as_os_str().as_bytes()].concat();
+        set(b"DBUS_SESSION_BUS_ADDRESS", &address);
+    }
+    set(b"XDG_RUNTIME_DIR", runtime);
+    set(b"XDG_SESSION_CLASS", b"user");
+    set(b"XDG_SESSION_ID", login.session.as_bytes());
+    set(b"XDG_SESSION_TYPE", b"tty");
 }
 
 /// The environment of what a distro's init starts for itself, as root.

@@ -1,7 +1,9 @@
 //! One command running in a distro: the relay process and what it needs.
 
+pub mod bus;
 pub mod command;
 pub mod environment;
+pub mod login;
 pub mod plumbing;
 pub mod pump;
 pub mod relay;
@@ -34,4 +36,8 @@ pub struct Handover {
     pub control: OwnedFd,
     /// The byte streams.
     pub streams: Vec<(StreamKind, OwnedFd)>,
+    /// What the user is told before the command starts.
+    pub warnings: Vec<String>,
+    /// Where to ask for the user's login session, in a distro with systemd.
+    pub logins: Option<OwnedFd>,
 }

@@ -18,12 +18,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, pipe2, tcgetpgrp};
 
-use super::command::{Command, Standard};
+use super::command::{Command, Setting, Standard};
 use super::plumbing::Plumbing;
 use super::pump::Pump;
 use super::terminal::Terminal;
 use super::{Handover, Surroundings};
-use super::{environment, users};
+use super::{environment, login, users};
 use crate::guest::sys::{self, Ended, Forked, Reaped};
 use crate::protocol::frame;
 use crate::protocol::incremental::FrameReader;
@@ -50,9 +50,12 @@ pub fn run(surroundings: &Surroundings, handover: Handover) -> ! {
     // Blocked and not ignored: what the command inherits is only the mask, which it resets.
     let _ = SigSet::all().thread_block();
     let _ = nix::sys::prctl::set_name(c"relay");
-    let mut control = File::from(handover.control);
-    let prepared = prepare(surroundings, handover.request, handover.streams);
-    match prepared {
+    let Handover { request, control, streams, warnings, logins } = handover;
+    let mut control = File::from(control);
+    for warning in warnings {
+        send(&mut control, &Output::Warning(warning));
+    }
+    match prepare(surroundings, request, streams, logins, &mut control) {
         Err(error) => {
             send(&mut control, &Output::Failed(error));
             exit(1)
@@ -70,6 +73,8 @@ fn prepare(
     surroundings: &Surroundings,
     mut request: File,
     streams: Vec<(StreamKind, OwnedFd)>,
+    logins: Option<OwnedFd>,
+    control: &mut File,
 ) -> Result<(Relay, SignalFd), SessionError> {
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|error| system("becoming a reaper")(error.into()))?;
@@ -90,12 +95,22 @@ fn prepare(
     let mut plumbing = Plumbing::new(&session, streams, account.uid)?;
     let umask = surroundings.conf.umask;
     let report_missing = matches!(session.program, Program::Arguments(_));
-    let environment = environment::build(&account, surroundings, session.environment);
-    let command = Command::new(session.program, environment, account, session.directory, umask)
-        .ok_or_else(|| SessionError::System {
-            action: "reading the command".to_owned(),
-            reason: "it is empty or holds a NUL byte".to_owned(),
-        })?;
+    let login = logins.and_then(|logins| {
+        login::ask(&logins, account.uid).unwrap_or_else(|warning| {
+            send(control, &Output::Warning(warning));
+            None
+        })
+    });
+    let mut environment = environment::build(&account, surroundings, session.environment);
+    if let Some(login) = &login {
+        environment::add_login(&mut environment, login);
+    }
+    let group = login.map(|login| login.group);
+    let setting = Setting { environment, account, directory: session.directory, umask, group };
+    let command = Command::new(session.program, setting).ok_or_else(|| SessionError::System {
+        action: "reading the command".to_owned(),
+        reason: "it is empty or holds a NUL byte".to_owned(),
+    })?;
     let standard = plumbing.standard.take().ok_or(SessionError::NotRunning)?;
     let (started, failure) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|error| system("making a pipe")(error.into()))?;

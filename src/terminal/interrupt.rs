@@ -1,4 +1,4 @@
-//! What happens to an installation when its process is told to end.
+//! What happens to work in progress when its process is told to end.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -9,14 +9,17 @@ use signal_hook::low_level::emulate_default_handler;
 
 /// While it lives, a signal that ends the process first runs what it was given.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub struct Guard {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Guard {
     /// Waits for signals in a thread of its own.
-    pub(super) fn new(undo: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(undo: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
         let handle = signals.handle();
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(move || {
