@@ -114,6 +114,8 @@ pub struct Connection {
     answer_due: bool,
     probe_due: bool,
     life_due: bool,
+    /// The host's connection was reset before the guest's was made.
+    broken: bool,
     /// The socket may have bytes, or its end.
     readable: bool,
     /// The socket gives no more.
@@ -178,6 +180,7 @@ impl Connection {
             answer_due: false,
             probe_due: false,
             life_due: false,
+            broken: false,
             readable: false,
             drained: false,
             end_acknowledged: false,
@@ -234,13 +237,13 @@ impl Connection {
     /// What `epoll` says of the socket.
     pub fn socket_event(&mut self, events: EventSet, now: Instant) -> Verdict {
         if self.phase == Phase::Connecting {
-            match self.socket.take_error() {
-                Ok(None) if events.contains(EventSet::OUT) => {
-                    self.phase = Phase::Answering;
-                    self.quoted = Vec::new();
-                    self.answer_due = true;
-                    self.deadline = now + ACKNOWLEDGMENT;
-                }
+            let result = self.socket.take_error();
+            // A connection that is not made is refused; one that was made can be reset.
+            self.broken = matches!(&result, Ok(Some(error))
+                if error.kind() == ErrorKind::ConnectionReset);
+            match result {
+                _ if self.broken => self.connected(now),
+                Ok(None) if events.contains(EventSet::OUT) => self.connected(now),
                 Ok(None) => return Verdict::Continues,
                 Ok(Some(error)) | Err(error) => return Verdict::Failed(error.kind()),
             }
@@ -254,9 +257,20 @@ impl Connection {
         Verdict::Continues
     }
 
+    /// The host is connected: the guest is to be answered.
+    fn connected(&mut self, now: Instant) {
+        self.phase = Phase::Answering;
+        self.quoted = Vec::new();
+        self.answer_due = true;
+        self.deadline = now + ACKNOWLEDGMENT;
+    }
+
     /// Fills up what waits for the guest.
     fn read(&mut self, scratch: &mut [u8]) -> Verdict {
         let most = UNACKNOWLEDGED.min(self.room);
+        if self.broken {
+            return Verdict::Reset;
+        }
         while self.readable && !self.drained && self.sent.len() < most {
             let wanted = scratch.len().min(most - self.sent.len());
             let Some(scratch) = scratch.get_mut(..wanted) else { break };

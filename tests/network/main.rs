@@ -4,11 +4,14 @@
 //!
 //! It needs root, or a user namespace, which each test then makes for itself.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::undocumented_unsafe_blocks, reason = "plain calls on local structures")]
+
 mod link;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -485,7 +488,7 @@ fn the_hosts_loopback_is_not_reached() {
         let place = address(host, place.port());
         assert!(link.in_guest(move || TcpStream::connect(place)).is_err());
     }
-    let gateway = SocketAddr::from((Ipv4Addr::from(link.addresses.gateway4), place.port()));
+    let gateway = SocketAddr::from((link.addresses.gateway4, place.port()));
     assert!(link.in_guest(move || TcpStream::connect(gateway)).is_err());
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }

@@ -17,7 +17,7 @@ use crate::devices::testing::Driver;
 struct Mirror {
     epoll: Epoll,
     frames: VecDeque<Vec<u8>>,
-    taken: Arc<Mutex<Vec<usize>>>,
+    taken: Seen<usize>,
 }
 
 impl Link for Mirror {
@@ -56,8 +56,13 @@ impl Link for Mirror {
     }
 }
 
-fn device() -> (NetDevice, Arc<Mutex<Vec<usize>>>, Arc<Mutex<Vec<Offloads>>>) {
-    let (taken, connected) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::<Mutex<_>>::default());
+/// What a link has seen, in order.
+type Seen<T> = Arc<Mutex<Vec<T>>>;
+
+/// The device, the lengths of the frames it took, and what its links were made with.
+fn device() -> (NetDevice, Seen<usize>, Seen<Offloads>) {
+    let (taken, connected) =
+        (Arc::<Mutex<Vec<usize>>>::default(), Arc::<Mutex<Vec<Offloads>>>::default());
     let connect: Connect = Box::new({
         let (taken, connected) = (Arc::clone(&taken), Arc::clone(&connected));
         move |offloads| -> io::Result<Box<dyn Link>> {

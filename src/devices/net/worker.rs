@@ -230,8 +230,7 @@ impl Room {
         }
         // No queue has more buffers than that.
         let number = (chains.len() as u16).to_le_bytes();
-        let mut position = 0;
-        for piece in pieces {
+        for (position, piece) in pieces.iter().enumerate() {
             let mut piece: &[u8] = piece;
             // The number of buffers stands in what precedes the frame, in its first piece.
             if position == 0
@@ -243,7 +242,6 @@ impl Room {
                 piece = rest;
             }
             buffers.copy_from(piece);
-            position += 1;
         }
         self.ring.add_used_together(&used);
         self.used = true;
