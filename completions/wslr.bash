@@ -3,6 +3,17 @@ _wslr() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local verb=${COMP_WORDS[1]} words=
     case $verb in
+        --import)
+            words="--version --vhd"
+            [[ $COMP_CWORD -eq 2 && $current != -* ]] && words="$(true)"
+            [[ $COMP_CWORD -eq 3 && $current != -* ]] && words="$(ls)"
+            [[ $COMP_CWORD -eq 4 && $current != -* ]] && words="$(ls)"
+            ;;
+        --import-in-place)
+            words=""
+            [[ $COMP_CWORD -eq 2 && $current != -* ]] && words="$(true)"
+            [[ $COMP_CWORD -eq 3 && $current != -* ]] && words="$(ls)"
+            ;;
         --install)
             words="--distribution -d --from-file -f --location -l --name --no-distribution --no-launch -n --version --vhd-size"
             [[ $current != -* ]] && words="$(wslr --list --online --quiet 2>/dev/null)"
@@ -43,7 +54,7 @@ _wslr() {
         *)
             case $previous in
                 --distribution|-d) words="$(wslr --list --quiet 2>/dev/null)" ;;
-                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --install --list -l --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unregister --update --version -v" ;;
+                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --import --import-in-place --install --list -l --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unregister --update --version -v" ;;
             esac
             ;;
     esac

@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod convert;
 pub mod devices;
+pub mod disk;
 pub mod download;
 pub mod error;
 pub mod ext4;

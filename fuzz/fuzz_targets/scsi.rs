@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use wslr::devices::buffers::{Buffers, Segment};
-use wslr::devices::scsi::RawFile;
+use wslr::devices::scsi::Volume;
 use wslr::devices::scsi::command::{Command, LENGTH};
 use wslr::devices::scsi::unit::Unit;
 
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = file.set_len(DISK);
     let _ = file.write_all_at(&[7; 4096], 8192);
     let Ok(disk) = file.try_clone() else { return };
-    let Ok(unit) = Unit::new(Box::new(RawFile::new(disk)), false, "serial".into()) else { return };
+    let Ok(unit) = Unit::new(Box::new(Volume::raw(disk)), false, "serial".into()) else { return };
     let ranges = [(GuestAddress(0), 0x1_0000)];
     let Ok(memory) = GuestMemoryMmap::<()>::from_ranges(&ranges) else { return };
     for request in data.chunks(LENGTH + 64) {

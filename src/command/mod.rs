@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use crate::config::paths::Paths;
 use crate::error::Failure;
 
-pub use grammar::{Install, Invocation, List, Run};
+pub use grammar::{Import, Install, Invocation, List, Run};
 pub use table::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 pub use usage::usage;
 
@@ -63,6 +63,10 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::Update => install::update(&paths()?)?,
         Invocation::Version { json } => status::version(&paths()?, json)?,
         Invocation::Install(install) => return install::install(&paths()?, install),
+        Invocation::Import(import) => install::import(&paths()?, &import)?,
+        Invocation::ImportInPlace { name, file } => {
+            install::import_in_place(&paths()?, &name, &file)?;
+        }
         Invocation::Run(run) => return distro::run(&paths()?, run),
         Invocation::Shutdown { force } => distro::shutdown(&paths()?, force)?,
         Invocation::Terminate { name } => distro::terminate(&paths()?, &name)?,

@@ -45,8 +45,12 @@ pub struct Operand {
 pub enum Values {
     /// A distribution that can be installed.
     Available,
+    /// A file or a directory of the host.
+    Files,
     /// An installed distribution.
     Installed,
+    /// A name that nothing has yet.
+    New,
     /// The version of a distribution: 1 or 2.
     Versions,
 }
@@ -114,6 +118,26 @@ pub const OPTIONS: &[Flag] = &[
 /// The management commands.
 pub const VERBS: &[Verb] = &[
     Verb { flag: Flag::new("--help", "Show this text."), operands: &[], options: &[] },
+    Verb {
+        flag: Flag::new("--import", "Make a distribution of an archive or a disk."),
+        operands: &[
+            Operand::new("NAME", Values::New),
+            Operand::new("DIR", Values::Files),
+            Operand::new("FILE", Values::Files),
+        ],
+        options: &[
+            Flag::new("--version", "1 is without a virtual machine, 2 in it.").value("VERSION"),
+            Flag::new("--vhd", "The file is a disk, .vhd or .vhdx."),
+        ],
+    },
+    Verb {
+        flag: Flag::new(
+            "--import-in-place",
+            "Make a distribution of a .vhd, .vhdx or raw disk where it lies.",
+        ),
+        operands: &[Operand::new("NAME", Values::New), Operand::new("FILE", Values::Files)],
+        options: &[],
+    },
     Verb {
         flag: Flag::new("--install", "Install a distribution, and open it."),
         operands: &[Operand { required: false, ..Operand::new("NAME", Values::Available) }],

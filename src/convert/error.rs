@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::TargetError;
+use crate::disk::DiskError;
 use crate::error::{Diagnose, io_code};
 use crate::ext4::reader::ReadError;
 use crate::registry::RegistryError;
@@ -15,6 +16,9 @@ pub enum ConvertError {
     /// The old root directory cannot be read.
     #[error("cannot read the distribution's files")]
     Directory(#[source] directory::Error),
+    /// The old disk cannot be opened.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The new root cannot be used.
     #[error("cannot open '{}'", path.display())]
     Open {
@@ -44,6 +48,7 @@ impl Diagnose for ConvertError {
     fn code(&self) -> &'static str {
         match self {
             Self::Directory(error) => error.code(),
+            Self::Disk(error) => error.code(),
             Self::Open { source, .. } | Self::Signals(source) => io_code(source),
             Self::Process(error) => error.code(),
             Self::Read(error) => error.code(),
@@ -55,6 +60,7 @@ impl Diagnose for ConvertError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Directory(error) => error.hint(),
+            Self::Disk(error) => error.hint(),
             Self::Open { .. } | Self::Signals(_) => None,
             Self::Process(error) => error.hint(),
             Self::Read(error) => error.hint(),

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
+use crate::disk::{self, Disk, Format};
 use crate::ext4;
 use crate::ext4::reader::Image;
 use crate::namespaces::user::Mapping;
@@ -49,21 +50,21 @@ pub fn convert(
     let options = ext4::Options { size, uuid: id, ..ext4::Options::default() };
     let mut target = Target::new(version, new, options)?;
     let bar = progress.bytes(format!("Converting {}", conversion.record().name), None);
-    read_root(conversion.record().version, old, &mut Counted::new(&mut target, &bar))?;
+    read_root(conversion.record(), old, &mut Counted::new(&mut target, &bar))?;
     bar.label("Finishing");
     target.finish()?;
     Ok(conversion.finish()?)
 }
 
-/// Reads a distro's root of that version, open for reading, into a sink.
+/// Reads a distro's root, open for reading, into a sink.
 fn read_root<S: Sink<Error = TargetError>>(
-    version: u32,
+    record: &Distro,
     root: File,
     sink: &mut S,
 ) -> Result<(), ConvertError> {
     let mapping = Mapping::of_this_user();
-    if version != 1 {
-        let image = Image::open(root)?;
+    if record.version != 1 {
+        let image = Image::on(open_disk(record, root)?)?;
         return image.read_tree(sink).map_err(|error| match error {
             CopyError::Source(error) => error.into(),
             CopyError::Sink(error) => unread(error),
@@ -80,6 +81,21 @@ fn read_root<S: Sink<Error = TargetError>>(
         CopyError::Source(error) => ConvertError::Directory(error),
         CopyError::Sink(error) => unread(error),
     })
+}
+
+/// Opens the disk of a distro. One with a log is repaired where it was not closed, for which
+/// it has to be open for writing.
+fn open_disk(record: &Distro, root: File) -> Result<Box<dyn Disk>, ConvertError> {
+    let path = record.disk_path();
+    let format = Format::of(&path);
+    let file = match format {
+        Format::Raw => root,
+        _ => {
+            let file = File::options().read(true).write(true).open(&path);
+            file.map_err(|source| ConvertError::Open { path, source })?
+        }
+    };
+    Ok(disk::open(file, format, true)?)
 }
 
 /// A failure to read content comes back from who was to write it.

@@ -8,6 +8,8 @@ use std::io::{self, Read};
 
 use crate::config::syntax::{self, AfterBadLine};
 use crate::error::Diagnose;
+use crate::ext4::reader::{Image, ReadError};
+use crate::tree::path::TreePath;
 use crate::tree::{Entry, Kind, Sink};
 
 /// The longest file that is looked into, in bytes.
@@ -64,18 +66,41 @@ impl<'a, S: Sink> Observer<'a, S> {
         if !self.is_distro {
             return Err(NotADistro);
         }
-        let [etc, usr, conf] = self.files.map(|file| String::from_utf8_lossy(&file).into_owned());
+        Ok(Description::new(self.files))
+    }
+}
+
+impl Description {
+    /// The description of a distro on a disk.
+    ///
+    /// # Errors
+    /// Where the disk's file system is damaged.
+    pub fn of_image(image: &Image) -> Result<Self, ReadError> {
+        let mut files: [Vec<u8>; FILES.len()] = Default::default();
+        for (kept, name) in files.iter_mut().zip(FILES) {
+            let Ok(path) = TreePath::new(name.as_bytes()) else { continue };
+            if let Some(file) = image.find(&path)?.filter(|file| file.size() <= MAXIMUM_FILE) {
+                kept.resize(file.size() as usize, 0);
+                let count = image.read_at(&file, 0, kept)?;
+                kept.truncate(count);
+            }
+        }
+        Ok(Self::new(files))
+    }
+
+    fn new(files: [Vec<u8>; FILES.len()]) -> Self {
+        let [etc, usr, conf] = files.map(|file| String::from_utf8_lossy(&file).into_owned());
         let os_release = |key| value(&etc, key).or_else(|| value(&usr, key)).unwrap_or_default();
         let (entries, _) = syntax::parse(&conf, AfterBadLine::Stop);
         let default_name = entries.into_iter().find(|entry| {
             entry.section.eq_ignore_ascii_case("oobe")
                 && entry.key.eq_ignore_ascii_case("defaultName")
         });
-        Ok(Description {
+        Self {
             flavor: os_release("ID"),
             os_version: os_release("VERSION_ID"),
             default_name: default_name.map(|entry| entry.value).unwrap_or_default(),
-        })
+        }
     }
 }
 
@@ -135,7 +160,6 @@ fn value(os_release: &str, key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::path::TreePath;
     use crate::tree::{Metadata, Segment};
 
     #[derive(Default)]

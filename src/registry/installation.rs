@@ -30,6 +30,10 @@ pub struct Plan {
     pub install_path: Option<PathBuf>,
     /// 1 for a root directory; anything else for a disk (version 2).
     pub version: u32,
+    /// The name of the disk, where it is not the usual one.
+    pub disk: Option<String>,
+    /// The distro's own set-up is not run (1.7).
+    pub is_import: bool,
 }
 
 /// What its content tells of a distro.
@@ -187,20 +191,22 @@ fn reserve(
         name: plan.name.clone().unwrap_or_default(),
         version,
         base_path: base,
-        disk: root_name(version).to_owned(),
+        disk: plan.disk.clone().unwrap_or_else(|| root_name(version).to_owned()),
         leftover: None,
         state: State::Installing,
         default_uid: 0,
-        run_oobe: true,
+        run_oobe: !plan.is_import,
         flavor: String::new(),
         os_version: String::new(),
         configured: true,
         packages: 0,
         other: Map::new(),
     };
-    let disk = record.disk_path();
-    if disk.symlink_metadata().is_ok() {
-        return Err(RegistryError::DiskExists { path: disk });
+    for name in [record.disk.as_str(), "ext4.vhdx"] {
+        let disk = record.base_path.join(name);
+        if disk.symlink_metadata().is_ok() {
+            return Err(RegistryError::DiskExists { path: disk });
+        }
     }
     if version == 1 {
         make_private(&record.base_path)?;
@@ -274,7 +280,11 @@ impl Distro {
 }
 
 /// Checks that a name is valid and nobody else's.
-fn check_free(registry: &Registry, name: &str, own: Option<Uuid>) -> Result<(), RegistryError> {
+pub(super) fn check_free(
+    registry: &Registry,
+    name: &str,
+    own: Option<Uuid>,
+) -> Result<(), RegistryError> {
     check_name(name)?;
     let taken = registry
         .distros

@@ -4,6 +4,7 @@
 //! under a lock. A crash at any instant leaves the old file or the new one. Fields that
 //! this version does not know are kept.
 
+mod adoption;
 mod conversion;
 mod distro;
 mod error;
@@ -12,6 +13,7 @@ mod lock;
 mod removal;
 mod store;
 
+pub use adoption::adopt;
 pub use conversion::Conversion;
 pub use distro::{Distro, NameError, State, check_name, root_name};
 pub use error::RegistryError;

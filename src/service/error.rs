@@ -130,6 +130,11 @@ impl Diagnose for ServiceError {
                 Some(format!("see {}; the next start tries again", log.display()))
             }
             Self::Crashed { log, .. } => Some(format!("the kernel's log is {}", log.display())),
+            Self::HostMachine { reason, log } if reason.contains("not permitted") => Some(format!(
+                "what runs wslr, such as a container, must allow it to make namespaces; the log \
+                 is {}",
+                log.display()
+            )),
             Self::HostMachine { log, .. } => Some(format!("the log is {}", log.display())),
             Self::State { source, .. }
                 if matches!(

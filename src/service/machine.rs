@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::wslconfig::WslConfig;
+use crate::disk::DiskError;
 use crate::error::{Diagnose, Failure};
 use crate::protocol::guest::{Network, Root};
 use crate::protocol::session::{Session, StreamKind};
@@ -137,6 +138,9 @@ pub enum MachineError {
         /// Why.
         reason: String,
     },
+    /// The distro's disk cannot be opened.
+    #[error("cannot use the distribution's disk: {0}")]
+    Disk(#[from] DiskError),
     /// The guest did not call within the time.
     #[error("the virtual machine did not start within {limit:?}")]
     BootTimeout {
@@ -173,6 +177,8 @@ impl Diagnose for MachineError {
         match self {
             Self::Attach { .. } => "AttachDisk/E_FAIL",
             Self::Connect { .. } => "E_FAIL",
+            Self::Disk(DiskError::Damaged { .. }) => "MountDisk/WSL_E_DISK_CORRUPTED",
+            Self::Disk(error) => error.code(),
             Self::TooManyDisks => "WSL_E_TOO_MANY_DISKS_ATTACHED",
             Self::BootTimeout { .. } => "CreateVm/HCS_E_CONNECTION_TIMEOUT",
             Self::Ended { .. } => "WSL_E_VM_CRASHED",
@@ -186,6 +192,7 @@ impl Diagnose for MachineError {
                 "the kernel's log is {}; kernelBootTimeout in .wslconfig gives it more time",
                 log.display()
             )),
+            Self::Disk(error) => error.hint(),
             _ => None,
         }
     }

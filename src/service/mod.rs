@@ -15,6 +15,7 @@ pub mod host_machine;
 pub mod machine;
 pub mod server;
 pub mod session;
+pub mod slot;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;

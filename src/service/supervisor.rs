@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::attempt::Attempt;
 use super::error::ServiceError;
 use super::machine::{Boot, Kind};
+use super::slot::{Occupant, Slot};
 use super::vm::Vm;
 use super::{distro, lock};
 use crate::config::paths::Paths;
@@ -64,22 +65,6 @@ enum Phase {
     ShuttingDown,
     /// The process is about to end.
     Leaving,
-}
-
-/// The place of one machine.
-#[derive(Debug)]
-struct Slot {
-    machine: Occupant,
-    /// When the last distro in it, or the machine itself, ended.
-    quiet_since: Instant,
-}
-
-#[derive(Debug)]
-enum Occupant {
-    Off,
-    Starting(Arc<Attempt>),
-    Running(Arc<Vm>),
-    Stopping(Arc<Vm>),
 }
 
 #[derive(Debug)]
@@ -169,8 +154,8 @@ impl Supervisor {
             boot,
             state: Mutex::new(State {
                 phase: Phase::Serving,
-                host: Slot::new(),
-                virtual_machine: Slot::new(),
+                host: Slot::default(),
+                virtual_machine: Slot::default(),
                 distros: HashMap::new(),
                 connections: 0,
                 alone_since: Instant::now(),
@@ -681,24 +666,6 @@ impl Supervisor {
     }
 }
 
-impl Slot {
-    fn new() -> Self {
-        Self { machine: Occupant::Off, quiet_since: Instant::now() }
-    }
-
-    /// The machine, if there is one and it is not only about to be.
-    fn vm(&self) -> Option<&Arc<Vm>> {
-        match &self.machine {
-            Occupant::Running(vm) | Occupant::Stopping(vm) => Some(vm),
-            Occupant::Off | Occupant::Starting(_) => None,
-        }
-    }
-
-    fn is_running(&self, vm: &Arc<Vm>) -> bool {
-        matches!(&self.machine, Occupant::Running(running) if Arc::ptr_eq(running, vm))
-    }
-}
-
 impl State {
     fn slot(&mut self, kind: Kind) -> &mut Slot {
         match kind {
@@ -720,11 +687,10 @@ impl State {
 
     /// Whether nothing runs and nobody is connected.
     fn is_empty(&self) -> bool {
-        let off = |slot: &Slot| matches!(slot.machine, Occupant::Off);
         self.distros.is_empty()
             && self.connections == 0
-            && off(&self.host)
-            && off(&self.virtual_machine)
+            && self.host.is_off()
+            && self.virtual_machine.is_off()
     }
 
     /// The distro, if it is still being started by that attempt.

@@ -15,8 +15,9 @@ use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
 use crate::devices::net::{Link, NetDevice};
-use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError};
+use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError, Volume};
 use crate::devices::vsock::{Vsock, VsockDevice};
+use crate::disk::{self, Format};
 use crate::error::{Diagnose, Failure, chain};
 use crate::kernel::{self, Prepared, initramfs};
 use crate::network::addresses::{self, Addresses};
@@ -180,7 +181,8 @@ struct KvmMachine {
 impl Machine for KvmMachine {
     fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
         let options = DiskOptions { read_only: false, serial: String::new() };
-        let attached = self.disks.attach(storage.file, options);
+        let disk = disk::open(storage.file, Format::of(&storage.path), true)?;
+        let attached = self.disks.attach_backend(Box::new(Volume::new(disk)), options);
         attached.map(|lun| Root::Disk { lun }).map_err(|error| match error {
             ScsiError::Full => MachineError::TooManyDisks,
             error => MachineError::Attach { reason: chain(&error) },

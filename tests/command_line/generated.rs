@@ -185,7 +185,9 @@ fn operands_of(verb: &Verb) -> impl Iterator<Item = (usize, &'static str)> {
     verb.operands.iter().enumerate().map(|(position, operand)| {
         let values = match operand.values {
             Values::Available => AVAILABLE,
+            Values::Files => "ls",
             Values::Installed => INSTALLED,
+            Values::New => "true",
             Values::Versions => VERSIONS,
         };
         (position, values)

@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod generated;
 mod grammar;
+mod import;
 mod install;
 mod listing;
 mod manifest;

@@ -15,6 +15,15 @@ pub enum Invocation {
     Help,
     /// Show the usage of one verb.
     HelpFor(&'static Verb),
+    /// Make a distro of an archive or a disk.
+    Import(Import),
+    /// Make a distro of a disk where it lies.
+    ImportInPlace {
+        /// Its name.
+        name: String,
+        /// The disk.
+        file: PathBuf,
+    },
     /// Install a distro.
     Install(Install),
     /// List distros.
@@ -107,6 +116,21 @@ pub struct List {
     pub running: bool,
     /// With state and version.
     pub verbose: bool,
+}
+
+/// What to make a distro of, and how.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Import {
+    /// Its name.
+    pub name: String,
+    /// The directory of its files.
+    pub location: PathBuf,
+    /// The archive or disk; `-` is standard input.
+    pub file: OsString,
+    /// 1 or 2; chosen where absent.
+    pub version: Option<u32>,
+    /// It is a disk.
+    pub vhd: bool,
 }
 
 /// What to install, and how.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::error::GrammarError;
-use super::invocation::{Install, Invocation, List};
+use super::invocation::{Import, Install, Invocation, List};
 use super::tail::Tail;
 use crate::command::table::Verb;
 use crate::config::size;
@@ -22,6 +22,9 @@ pub(super) fn parse(
     }
     let json = tail.has("--json");
     let required = verb.operands.iter().filter(|operand| operand.required).count();
+    if tail.operands.len() < required && verb.flag.long == "--import" {
+        return Err(GrammarError::ValueRequired { argument: word });
+    }
     if tail.operands.len() < required {
         return Err(GrammarError::ParameterRequired { argument: word });
     }
@@ -29,6 +32,21 @@ pub(super) fn parse(
     let first = operands.next();
     let name = || first.as_deref().map(text).unwrap_or_default();
     Ok(match verb.flag.long {
+        "--import" => {
+            let mut next = || operands.next().unwrap_or_default();
+            let (location, file) = (PathBuf::from(next()), next());
+            let version = tail.value("--version").map(|value| version(&value)).transpose()?;
+            let vhd = tail.has("--vhd");
+            if vhd && version == Some(1) {
+                let [first, second] = ["--vhd", "--version 1"].map(str::to_owned);
+                return Err(GrammarError::Conflict { first, second });
+            }
+            Invocation::Import(Import { name: name(), location, file, version, vhd })
+        }
+        "--import-in-place" => Invocation::ImportInPlace {
+            name: name(),
+            file: operands.next().unwrap_or_default().into(),
+        },
         "--install" => Invocation::Install(install(tail, first)?),
         "--list" => Invocation::List(list(&tail)?),
         "--set-default" => Invocation::SetDefault { name: name() },

@@ -73,15 +73,31 @@ impl Content {
         options: ext4::Options,
     ) -> Result<Details, Failure> {
         match self {
-            Self::File { typed, file, length } => {
+            Self::File { typed, .. } => {
                 output::print(&format!("Installing: {}\n", typed.display()))?;
+                self.unpack(context, installation, options)
+            }
+            Self::Entry(entry) => source::write(context, installation, options, entry),
+        }
+    }
+
+    /// The same without a word of what is installed.
+    pub(super) fn unpack(
+        &self,
+        context: &Context<'_>,
+        installation: &Installation,
+        options: ext4::Options,
+    ) -> Result<Details, Failure> {
+        match self {
+            Self::File { file, length, .. } => {
                 disk::unpack(context, installation, options, file, *length)
             }
             Self::Entry(entry) => source::write(context, installation, options, entry),
         }
     }
 
-    fn open(typed: &OsStr) -> Result<Self, Failure> {
+    /// Opens an archive; `-` is standard input.
+    pub(super) fn open(typed: &OsStr) -> Result<Self, Failure> {
         let failed = |source| {
             let path = PathBuf::from(typed);
             Failure::new("Wsl", &InstallError::Io { action: "read", path, source })

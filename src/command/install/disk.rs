@@ -83,7 +83,7 @@ fn target(installation: &Installation, options: ext4::Options) -> Result<Target,
         .map_err(|error| Failure::new(REGISTER, &error))
 }
 
-fn details(description: Description, packages: u64) -> Details {
+pub(super) fn details(description: Description, packages: u64) -> Details {
     Details {
         name: description.default_name,
         flavor: description.flavor,

@@ -8,6 +8,9 @@ use crate::error::{Diagnose, io_code};
 /// Why a distro could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InstallError {
+    /// A disk whose name does not say its format (B049).
+    #[error("The specified file must have the .vhd or .vhdx file extension.")]
+    Extension,
     /// The archive is none, or cannot be made into a disk (B053).
     #[error("Importing the distribution failed")]
     Import {
@@ -52,6 +55,7 @@ pub(super) enum InstallError {
 impl Diagnose for InstallError {
     fn code(&self) -> &'static str {
         match self {
+            Self::Extension => "WSL_E_IMPORT_FAILED",
             Self::Import { code, .. } => code,
             Self::NameNeeded { .. } => "WSL_E_DISTRIBUTION_NAME_NEEDED",
             Self::Io { source, .. } => io_code(source),
@@ -66,7 +70,7 @@ impl Diagnose for InstallError {
             Self::Space { .. } => {
                 Some("free some space, or choose another directory with --location".to_owned())
             }
-            Self::Io { .. } => None,
+            Self::Extension | Self::Io { .. } => None,
         }
     }
 }

@@ -7,12 +7,14 @@
 mod content;
 mod disk;
 mod error;
+mod import;
 mod prepare;
 mod source;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use super::grammar::{self, Install, Selection};
+use super::grammar::{self, Import, Install, Selection};
 use super::{distro, output, versions};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
@@ -109,24 +111,46 @@ fn register(
         location: install.location.clone(),
         install_path: context.config.distribution_install_path.clone(),
         version,
+        disk: None,
+        is_import: false,
     };
-    let refused = |error| match error {
+    let refused_here = |error| match error {
         RegistryError::AlreadyExists { .. } if !from_file => {
             Failure::new("Wsl/InstallDistro", &error)
         }
-        error => Failure::new("Wsl/Service/RegisterDistro", &error),
+        error => refused(&error),
     };
-    let installation = Installation::begin(context.paths, &plan).map_err(refused)?;
+    let installation = Installation::begin(context.paths, &plan).map_err(refused_here)?;
     let _guard = Guard::new(installation.undo())
         .map_err(|error| Failure::plain(error.to_string()).with_code("Wsl/E_FAIL"))?;
-    let options = ext4::Options {
-        size: install.size.unwrap_or(context.config.default_vhd_size),
-        uuid: installation.id(),
-        ..ext4::Options::default()
-    };
+    let options = options(context, &installation, install.size);
     let details = content.write(context, &installation, options)?;
     if plan.name.is_none() && details.name.is_empty() {
         return Err(content.without_name());
     }
-    installation.finish(details).map_err(refused)
+    installation.finish(details).map_err(refused_here)
+}
+
+/// The failure of a registration.
+fn refused(error: &RegistryError) -> Failure {
+    Failure::new(disk::REGISTER, error)
+}
+
+/// What a new disk is to be.
+fn options(context: &Context<'_>, installation: &Installation, size: Option<u64>) -> ext4::Options {
+    ext4::Options {
+        size: size.unwrap_or(context.config.default_vhd_size),
+        uuid: installation.id(),
+        ..ext4::Options::default()
+    }
+}
+
+/// Makes a distro of an archive or of a disk (`--import`).
+pub(super) fn import(paths: &Paths, import: &Import) -> Result<(), Failure> {
+    import::import(paths, import)
+}
+
+/// Makes a distro of a disk where it lies (`--import-in-place`).
+pub(super) fn import_in_place(paths: &Paths, name: &str, file: &Path) -> Result<(), Failure> {
+    import::import_in_place(paths, name, file)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes as _;
 
-use super::backend::{Backend, RawFile};
+use super::backend::{Backend, Volume};
 use super::state::{ScsiState, UnitState};
 use super::unit::Unit;
 use super::wire::{self, Address, Event};
@@ -184,7 +184,7 @@ impl ScsiBus {
     /// # Errors
     /// [`ScsiError::Full`], [`ScsiError::Length`] and [`ScsiError::TooSmall`].
     pub fn attach(&self, file: File, options: DiskOptions) -> Result<u16, ScsiError> {
-        self.attach_backend(Box::new(RawFile::new(file)), options)
+        self.attach_backend(Box::new(Volume::raw(file)), options)
     }
 
     /// Attaches a disk whose bytes come from anywhere, as [`ScsiBus::attach`] does.

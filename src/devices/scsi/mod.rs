@@ -20,7 +20,7 @@ pub mod unit;
 pub mod wire;
 mod worker;
 
-pub use backend::{Backend, RawFile};
+pub use backend::{Backend, Volume};
 pub use bus::{DiskOptions, ScsiBus};
 pub use device::ScsiDevice;
 

@@ -574,7 +574,7 @@ proptest! {
     fn a_disk_is_an_array_of_blocks(steps in prop::collection::vec(any_step(), 1..60)) {
         const BLOCKS: u64 = 64;
         let (mine, theirs) = disk(BLOCKS * BLOCK);
-        let unit = Unit::new(Box::new(RawFile::new(theirs)), false, String::new()).unwrap();
+        let unit = Unit::new(Box::new(Volume::raw(theirs)), false, String::new()).unwrap();
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
         unit.execute(&Command::TestUnitReady, &mut Buffers::default(), &mut Buffers::default(), true)
             .unwrap_err();

@@ -1,10 +1,9 @@
 //! The image's blocks as they are once the journal is replayed.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::error::ReadError;
+use crate::disk::Disk;
 
 /// Where a block's current content is, if not at its place.
 #[derive(Clone, Copy, Debug)]
@@ -18,15 +17,15 @@ pub(super) struct Replacement {
 /// The blocks of an image.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    file: File,
+    disk: Box<dyn Disk>,
     size: usize,
     count: u64,
     replaced: HashMap<u64, Replacement>,
 }
 
 impl Blocks {
-    pub(super) fn new(file: File, size: usize, count: u64) -> Self {
-        Self { file, size, count, replaced: HashMap::new() }
+    pub(super) fn new(disk: Box<dyn Disk>, size: usize, count: u64) -> Self {
+        Self { disk, size, count, replaced: HashMap::new() }
     }
 
     /// Bytes of a block.
@@ -64,7 +63,7 @@ impl Blocks {
         let (Some(start), Some(_)) = (start, end.filter(|end| *end <= self.count * size)) else {
             return Err(ReadError::damaged(format!("block {block} is beyond the end")));
         };
-        self.file.read_exact_at(bytes, start)?;
+        self.disk.read_at(bytes, start)?;
         if self.replaced.is_empty() {
             return Ok(());
         }
@@ -77,7 +76,7 @@ impl Blocks {
                 && let Some(part) = bytes.get_mut(position..position + length)
             {
                 let place = replacement.block * size + within as u64;
-                self.file.read_exact_at(part, place)?;
+                self.disk.read_at(part, place)?;
                 if replacement.is_escaped {
                     let magic = super::journal::MAGIC.to_be_bytes();
                     for (byte, magic) in part.iter_mut().zip(magic.iter().skip(within)) {

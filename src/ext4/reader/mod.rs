@@ -25,10 +25,11 @@ mod super_block;
 mod walk;
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io::Read;
 
 use super::format::{MODE_DIRECTORY, MODE_FILE, MODE_SYMBOLIC_LINK, ROOT};
+use crate::disk::Disk;
+use crate::disk::raw::Raw;
 use crate::tree::path::TreePath;
 use crate::tree::{CopyError, Sink};
 
@@ -61,16 +62,22 @@ impl Image {
     /// # Errors
     /// Where there is no ext4 file system, or one that is damaged or not supported.
     pub fn open(file: fs::File) -> Result<Self, ReadError> {
-        let length = file.metadata()?.len();
-        let mut bytes = vec![0; super_block::SIZE];
-        match file.read_exact_at(&mut bytes, super_block::OFFSET) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(ReadError::NotExt4);
-            }
-            result => result?,
+        Self::on(Box::new(Raw::new(file)))
+    }
+
+    /// The same for the image in a disk of any format.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn on(disk: Box<dyn Disk>) -> Result<Self, ReadError> {
+        let length = disk.length()?;
+        if length < super_block::OFFSET + super_block::SIZE as u64 {
+            return Err(ReadError::NotExt4);
         }
+        let mut bytes = vec![0; super_block::SIZE];
+        disk.read_at(&mut bytes, super_block::OFFSET)?;
         let layout = Layout::new(&bytes, length)?;
-        let blocks = Blocks::new(file, layout.block_size, layout.blocks);
+        let blocks = Blocks::new(disk, layout.block_size, layout.blocks);
         let mut image = Self { blocks, layout };
         if let Some(number) = image.layout.journal {
             let inode = image.inode(number)?;
