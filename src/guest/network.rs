@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::{boot, interface};
 use crate::protocol::guest::Network;
@@ -67,9 +69,21 @@ pub fn configure(name: &str, network: &Network) -> io::Result<()> {
     if let Some((guest, gateway, prefix)) = network.six {
         // A kernel without IPv6 is as good as a host without.
         let _ = interface::set_address(name, IpAddr::V6(guest), prefix)
+            .map(|()| wait_until_usable(IpAddr::V6(guest)))
             .and_then(|()| interface::set_gateway(name, IpAddr::V6(gateway)));
     }
     Ok(())
+}
+
+/// Waits, for a second at most, until the kernel has put an address of IPv6 to use: it does so
+/// in its own time, and until then sends from another, which nobody answers.
+fn wait_until_usable(address: IpAddr) {
+    for _ in 0..100 {
+        if UdpSocket::bind((address, 0)).is_ok() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// `/mnt/wsl/resolv.conf` (B196, B199).
