@@ -32,6 +32,8 @@ impl Tree {
         let script = format!(
             "cd tree; chmod 755 .; mkdir etc; echo ID=nasty > etc/os-release; mkdir -p home/user; \
              chown 1000:1000 home/user; echo x > home/user/file; chown 1000:1000 home/user/file; \
+             ln -s file home/user/link; mkfifo home/user/pipe; \
+             chown -h 1000:1000 home/user/link home/user/pipe; chown 99:0 pipe; \
              cp -p /bin/true setuid; chown 33:44 setuid; chmod 6755 setuid; \
              for d in $(seq 0 $(({files} / 500))); do \
                mkdir -p more/$d; (cd more/$d; seq $((d * 500)) $((d * 500 + 499)) | split -l 1 -a 4); \

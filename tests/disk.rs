@@ -338,7 +338,7 @@ fn the_process_that_is_killed() {
 
 /// Which values each grain may have when the operations up to `flushed` are on disk and
 /// any of those up to `last` may be.
-fn allowed(operations: Operations, flushed: usize, last: usize) -> Vec<Vec<u8>> {
+fn allowed(operations: Operations, flushed: Option<usize>, last: usize) -> Vec<Vec<u8>> {
     let mut allowed = vec![vec![0]; (operations.size / GRAIN) as usize];
     for (number, operation) in operations.take(last + 1).enumerate() {
         let (offset, length, value) = match operation {
@@ -347,7 +347,7 @@ fn allowed(operations: Operations, flushed: usize, last: usize) -> Vec<Vec<u8>> 
             Operation::Flush => continue,
         };
         for grain in &mut allowed[(offset / GRAIN) as usize..][..(length / GRAIN) as usize] {
-            if number <= flushed {
+            if flushed.is_some_and(|flushed| number <= flushed) {
                 grain.clear();
             }
             grain.push(value);
@@ -401,7 +401,7 @@ fn kill_at_any_moment(cases: Range<u64>) {
         let last = flushed.map_or(5_000, |flushed| flushed + 5_000);
         let what = format!("case {case}: {kind:?} of {size} bytes, flushed {flushed:?}");
         // What it was killed in may be half done: the copy is judged without a repair.
-        let allowed = allowed(Operations::new(case, size), flushed.unwrap_or(0), last);
+        let allowed = allowed(Operations::new(case, size), flushed, last);
         let disk = open(&path);
         let found = content(disk.as_ref());
         assert_allowed(&found, &allowed, &what);

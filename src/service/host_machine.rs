@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -66,6 +67,8 @@ struct Process {
     exit: ExitLatch,
     /// Its id, while it is certain to be its.
     pid: Mutex<Option<Pid>>,
+    /// It was not its own idea to end.
+    is_killed: AtomicBool,
 }
 
 /// Starts the process and stays with it to its end.
@@ -86,7 +89,9 @@ fn watch(process: &Process, shared: &Path, sender: &SyncSender<io::Result<Ends>>
                 == Err(nix::errno::Errno::EINTR)
             {}
             *lock(&process.pid) = None;
+            // Only now: until then it could use a distro's files.
             process.exit.set(match child.wait() {
+                _ if process.is_killed.load(Ordering::Relaxed) => Exit::Killed,
                 Ok(status) if status.success() => Exit::PowerOff,
                 Ok(status) => Exit::Failure { reason: said.unwrap_or(status.to_string()) },
                 Err(error) => Exit::Failure { reason: error.to_string() },
@@ -167,8 +172,8 @@ impl Machine for HostMachine {
 
     fn kill(&self) {
         if let Some(process) = *lock(&self.process.pid) {
+            self.process.is_killed.store(true, Ordering::Relaxed);
             let _ = kill(process, Signal::SIGKILL);
-            self.process.exit.set(Exit::Killed);
         }
     }
 

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod disks;
 mod fixture;
 mod network;
 mod packages;

@@ -58,7 +58,49 @@ fn y_a_distro_of_packages_sets_them_up_at_its_first_start() {
     let registry = fs::read_to_string(home.data("registry.json")).unwrap();
     let registry: serde_json::Value = serde_json::from_str(&registry).unwrap();
     assert_eq!(registry["distros"][0]["configured"], true);
+    systemd(&home);
     home.wslr(["--shutdown"]).run();
     let disk = home.data("distros").join(ID).join("ext4.img");
     run_tool("e2fsck", &["-fn", disk.to_str().unwrap()], &[0]);
+}
+
+/// B159, B163, B165, B168: its systemd is its first process, beside what all distros share.
+fn systemd(home: &Home) {
+    let run = |user: &str, line: &str| {
+        let started = Instant::now();
+        let mut test = home.wslr(["-d", "Debian", "-u", user, "--", "sh", "-c", line]);
+        let output = test.command().stdin(Stdio::null()).output().unwrap();
+        println!("{user}: {line}: {:?}", started.elapsed());
+        assert_eq!(output.stderr, b"", "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let conf = "[boot]\\nsystemd=true\\ninitTimeout=600000\\n";
+    let mut change = home.wslr(["-d", "Debian", "--", "sh", "-c"]);
+    let change = change.command().arg(format!("printf '{conf}' >/etc/wsl.conf; useradd -m alice"));
+    assert!(change.stdin(Stdio::null()).status().unwrap().success());
+    home.wslr(["--terminate", "Debian"]).run();
+    let state = run("root", "systemctl is-system-running; cat /proc/1/comm; systemctl --failed");
+    println!("{state}");
+    let is_up =
+        ["running\nsystemd\n", "degraded\nsystemd\n"].iter().any(|up| state.starts_with(up));
+    assert!(is_up, "{state}");
+    let group = run("root", "cat /proc/self/cgroup");
+    assert!(group.starts_with("0::/wsl-user/distro-"), "{group}");
+    let user = run(
+        "alice",
+        "echo $XDG_RUNTIME_DIR; touch $XDG_RUNTIME_DIR/x && \
+                             systemctl --user show-environment | grep ^HOME=",
+    );
+    let id = run("root", "id -u alice");
+    assert_eq!(user, format!("/run/user/{}\nHOME=/home/alice\n", id.trim()));
+    // A kernel without the module has nothing to protect.
+    let line = "cd /proc/sys/fs/binfmt_misc; test -e status || { echo none; exit; }; \
+                (echo -1 >status) 2>/dev/null; cat status";
+    let status = run("root", line);
+    assert!(["enabled\n", "none\n"].contains(&status.as_str()), "{status}");
+    let line = "systemd-run --quiet --unit=says -p ExecStop='/bin/sh -c \"echo yes >/stopped\"' \
+                sleep 1000";
+    run("root", line);
+    home.wslr(["--terminate", "Debian"]).run();
+    assert_eq!(run("root", "cat /stopped"), "yes\n", "B171");
 }

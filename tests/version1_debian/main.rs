@@ -39,6 +39,10 @@ fn wslr(home: &Home, words: &[&str]) -> Command {
         Some(mirror) => command.env("WSLR_DEBIAN_MIRROR", mirror),
         None => command.env_remove("WSLR_DEBIAN_MIRROR"),
     };
+    match env::var_os("WSLR_UBUNTU_MIRROR") {
+        Some(mirror) => command.env("WSLR_UBUNTU_MIRROR", mirror),
+        None => command.env_remove("WSLR_UBUNTU_MIRROR"),
+    };
     // The hosts of images stay out of reach: the archive is what is tested.
     if let Some(proxy) = env::var_os("http_proxy") {
         command.env("http_proxy", proxy);
@@ -115,4 +119,15 @@ fn the_first_command() {
     assert_eq!(inside("jq --version; stat -c %U /home/alice").lines().nth(1), Some("alice"));
     run(&home, &["--unregister", "Debian"]);
     assert!(home.tree(".local/share/wslr/distros").is_empty());
+}
+
+#[test]
+#[ignore = "needs Ubuntu's archive and root"]
+fn ubuntu_is_set_up_at_its_first_start() {
+    run_as(Whose::Root, || {
+        let home = OwnHome::empty();
+        run(&home, &["--install", "Ubuntu-24.04", "--no-launch"]);
+        let line = "grep ^ID= /etc/os-release; dpkg --audit";
+        assert_eq!(text(&run(&home, &["--", "sh", "-c", line]).stdout), "ID=ubuntu\n");
+    });
 }

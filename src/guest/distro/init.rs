@@ -68,12 +68,12 @@ pub fn run(options: &Options, socket: OwnedFd) -> ! {
         conf: entered.conf,
     };
     let mut init = Init {
+        logins: Logins::new(&surroundings.conf),
         surroundings,
         socket,
         ended,
         systemd,
         is_begun: false,
-        logins: Logins::default(),
         waiting: Vec::new(),
         warnings: Vec::new(),
         stop_limit,

@@ -111,10 +111,13 @@ impl Systemd {
         access(INIT, AccessFlags::X_OK)
             .map_err(|error| format!("'/sbin/init' cannot be executed: {}", error.desc()))?;
         let group = Group::enter().map_err(|error| {
-            format!("there is no writable cgroup v2 hierarchy at '{}' ({error})", cgroup::MOUNT)
+            format!(
+                "it has no cgroup of version 2 that it may write to ({error}); a user who is not \
+                 root gets one with 'systemd-run --user --scope -p Delegate=yes wslr ...', and \
+                 'systemd = false' in /etc/wsl.conf ends this warning"
+            )
         })?;
         let notify = make_state().map_err(|error| system("cannot write in '/run'", error))?;
-        mask_units().map_err(|error| system("cannot write in '/run/systemd'", error))?;
         if conf.boot.protect_binfmt {
             // Where there is none to protect, nothing is amiss.
             let _ = protect_binfmt();
@@ -257,7 +260,10 @@ fn become_when_told(group: &Group, mut child: UnixStream) -> ! {
         if child.read_exact(&mut [0]).is_err() {
             exit(0);
         }
-        let error = cgroup::join(&group.systemd).map_or_else(|error| error, |()| execute());
+        // Not before: packages take the directory for a systemd that runs, and one that is
+        // configured at the first start cannot be without it then.
+        let ready = cgroup::join(&group.systemd).and_then(|()| mask_units());
+        let error = ready.map_or_else(|error| error, |()| execute());
         let _ = child.write_all(&error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes());
     }
 }
@@ -292,7 +298,11 @@ fn mask_units() -> io::Result<()> {
     let units = Path::new("/run/systemd/system");
     DirBuilder::new().recursive(true).mode(0o755).create(units)?;
     for unit in MASKED {
-        symlink("/dev/null", units.join(unit))?;
+        match symlink("/dev/null", units.join(unit)) {
+            // Of an attempt before.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
     }
     Ok(())
 }

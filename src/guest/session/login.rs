@@ -22,13 +22,19 @@ use nix::unistd::{Pid, pipe2};
 use serde::{Deserialize, Serialize};
 
 use super::bus::{Argument, Bus, BusError, Method, SOCKET};
+use crate::config::wslconf::WslConf;
 use crate::guest::cgroup;
 use crate::guest::distro::link;
 use crate::guest::sys::{self, Forked};
 use crate::protocol::frame;
 
-/// How long logind may take: the user's own systemd has to come up.
+/// How long logind may take at least: the user's own systemd has to come up.
 const LIMIT: Duration = Duration::from_secs(25);
+
+/// How long logind may take in a distro whose systemd may take this long.
+fn limit(conf: &WslConf) -> Duration {
+    conf.boot.init_timeout.max(LIMIT)
+}
 
 /// A user's login session.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -50,8 +56,9 @@ enum Answer {
 }
 
 /// The logins of a distro.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Logins {
+    limit: Duration,
     keepers: HashMap<u32, Keeper>,
     /// The sockets of relays that have not asked.
     silent: Vec<OwnedFd>,
@@ -71,6 +78,12 @@ enum Stage {
 }
 
 impl Logins {
+    /// None yet, in a distro with this configuration.
+    #[must_use]
+    pub fn new(conf: &WslConf) -> Self {
+        Self { limit: limit(conf), keepers: HashMap::new(), silent: Vec::new() }
+    }
+
     /// The socket for a new relay.
     ///
     /// # Errors
@@ -123,7 +136,7 @@ impl Logins {
         match self.keepers.get_mut(&uid).map(|keeper| &mut keeper.stage) {
             Some(Stage::Starting(_, waiting)) => waiting.push(socket),
             Some(Stage::Known(answer)) => _ = link::send(&socket, answer, &[]),
-            None => match start(uid) {
+            None => match start(uid, self.limit) {
                 Ok((pid, word)) => {
                     let stage = Stage::Starting(word, vec![socket]);
                     self.keepers.insert(uid, Keeper { pid, stage });
@@ -144,7 +157,7 @@ impl Logins {
 
 /// Forks a keeper; an error is for the user. A distro without a bus has no logins, and
 /// misses none.
-fn start(uid: u32) -> Result<(Pid, File), Option<String>> {
+fn start(uid: u32, limit: Duration) -> Result<(Pid, File), Option<String>> {
     if fs::symlink_metadata(SOCKET).is_err() {
         return Err(None);
     }
@@ -157,7 +170,7 @@ fn start(uid: u32) -> Result<(Pid, File), Option<String>> {
             sys::reset_signals();
             sys::close_all_except(&[write.as_raw_fd()]);
             let _ = nix::sys::prctl::set_name(c"login");
-            keep(uid, File::from(write))
+            keep(uid, limit, File::from(write))
         }
     }
 }
@@ -169,8 +182,8 @@ fn warning(uid: u32, error: &dyn std::fmt::Display) -> String {
 }
 
 /// The keeper: opens the session, tells, and stays.
-fn keep(uid: u32, mut word: File) -> ! {
-    let opened = open(uid);
+fn keep(uid: u32, limit: Duration, mut word: File) -> ! {
+    let opened = open(uid, limit);
     let answer = match &opened {
         Ok((login, _)) => Answer::Login(login.clone()),
         Err(error) => Answer::None(Some(warning(uid, error))),
@@ -186,14 +199,14 @@ fn keep(uid: u32, mut word: File) -> ! {
 }
 
 /// Opens a session of which this process is the leader; it lasts while the descriptors do.
-fn open(uid: u32) -> Result<(Login, Vec<OwnedFd>), BusError> {
+fn open(uid: u32, limit: Duration) -> Result<(Login, Vec<OwnedFd>), BusError> {
     let method = Method {
         destination: "org.freedesktop.login1",
         path: "/org/freedesktop/login1",
         interface: "org.freedesktop.login1.Manager",
         member: "CreateSession",
     };
-    let mut bus = Bus::connect(LIMIT)?;
+    let mut bus = Bus::connect(limit)?;
     let reply = bus.call(
         method,
         &[
@@ -227,10 +240,11 @@ fn open(uid: u32) -> Result<(Login, Vec<OwnedFd>), BusError> {
 ///
 /// # Errors
 /// The warning.
-pub fn ask(socket: &OwnedFd, uid: u32) -> Result<Option<Login>, String> {
+pub fn ask(socket: &OwnedFd, uid: u32, conf: &WslConf) -> Result<Option<Login>, String> {
     let failed = |error: io::Error| warning(uid, &error);
     link::send(socket, &uid, &[]).map_err(failed)?;
-    let limit = PollTimeout::try_from(LIMIT + Duration::from_secs(1)).unwrap_or(PollTimeout::MAX);
+    let limit =
+        PollTimeout::try_from(limit(conf) + Duration::from_secs(1)).unwrap_or(PollTimeout::MAX);
     let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     poll(&mut polled, limit).map_err(|error| failed(error.into()))?;
     match link::receive(socket).map_err(failed)? {

@@ -96,7 +96,7 @@ fn prepare(
     let umask = surroundings.conf.umask;
     let report_missing = matches!(session.program, Program::Arguments(_));
     let login = logins.and_then(|logins| {
-        login::ask(&logins, account.uid).unwrap_or_else(|warning| {
+        login::ask(&logins, account.uid, &surroundings.conf).unwrap_or_else(|warning| {
             send(control, &Output::Warning(warning));
             None
         })

@@ -9,9 +9,9 @@
 //! attribute that only the host's root may set) is noted in extended attributes of the
 //! distro's file, and read back from there ([`note`]). So nothing is lost on the way
 //! through a directory, with three exceptions, for which Linux has no place at an
-//! ordinary user's hand: the unmapped owner of a symbolic link, a pipe or a socket, the
-//! attributes that such an entry has beyond those its owner may set, and file flags
-//! (`chattr`), which no source tells of.
+//! ordinary user's hand: unmapped owners of links, pipes and sockets beyond the dozens
+//! that their directory has room to note, attributes of such entries that their owner may
+//! not set, and file flags (`chattr`), which no source tells of.
 
 mod error;
 pub mod note;

@@ -1,14 +1,17 @@
 //! What a file cannot be here, noted in an attribute of it.
 //!
 //! `user.wslr.stat` is text: `KIND MODE UID GID` and for devices ` MAJOR:MINOR`, the mode
-//! octal, the rest decimal; KIND is `file`, `directory`, `block` or `character`. It is on
+//! octal, the rest decimal; KIND is `file`, `directory`, `block` or `character`, or `link`,
+//! `pipe` or `socket` in `user.wslr.entry.NAME`, below. It is on
 //! a file or directory whose owner could not be set (such an owner is root's here, and
 //! set-id bits are only in the note, or they would be root's), and on the empty file of
-//! mode 0 that stands for a device node. `user.wslr.attribute.NAME` holds the value of an
+//! mode 0 that stands for a device node. A link, a pipe or a socket cannot have such an
+//! attribute: what its owner would be is noted on its directory, as
+//! `user.wslr.entry.NAME`, as far as there is room. `user.wslr.attribute.NAME` holds the value of an
 //! attribute that could not be set.
 //!
 //! Such an attribute can be set by whoever may write the file in the distro. So a note is
-//! taken only on what is owned by root in the distro, a device's only on an empty file of
+//! taken only on (and of) what is owned by root in the distro, a device's only on an empty file of
 //! mode 0, and entries that come from elsewhere with attributes of these names lose them.
 
 use crate::tree::Metadata;
@@ -18,6 +21,9 @@ pub const STAT: &[u8] = b"user.wslr.stat";
 
 /// What the names of our attributes begin with.
 pub(super) const OWN: &[u8] = b"user.wslr.";
+
+/// What precedes the name of an entry whose owner is noted on its directory.
+const ENTRY: &[u8] = b"user.wslr.entry.";
 
 /// What precedes the name of an attribute that could not be set.
 const ASIDE: &[u8] = b"user.wslr.attribute.";
@@ -33,6 +39,12 @@ pub enum Kind {
     Block(u32, u32),
     /// A character device of these numbers.
     Character(u32, u32),
+    /// A symbolic link.
+    Link,
+    /// A named pipe.
+    Pipe,
+    /// A socket.
+    Socket,
 }
 
 /// What a file or directory would be.
@@ -63,6 +75,9 @@ impl Note {
             Kind::Directory => ("directory", None),
             Kind::Block(major, minor) => ("block", Some((major, minor))),
             Kind::Character(major, minor) => ("character", Some((major, minor))),
+            Kind::Link => ("link", None),
+            Kind::Pipe => ("pipe", None),
+            Kind::Socket => ("socket", None),
         };
         let mut text = format!("{kind} {:o} {} {}", self.mode, self.uid, self.gid);
         if let Some((major, minor)) = device {
@@ -89,12 +104,26 @@ impl Note {
         let kind = match (kind, device) {
             ("file", None) => Kind::File,
             ("directory", None) => Kind::Directory,
+            ("link", None) => Kind::Link,
+            ("pipe", None) => Kind::Pipe,
+            ("socket", None) => Kind::Socket,
             ("block", Some((major, minor))) => Kind::Block(major, minor),
             ("character", Some((major, minor))) => Kind::Character(major, minor),
             _ => return None,
         };
         words.next().is_none().then_some(Self { kind, mode, uid, gid })
     }
+}
+
+/// The name under which the owner of an entry is noted on its directory; `None` where it
+/// would be too long.
+pub(super) fn entry(name: &[u8]) -> Option<Vec<u8>> {
+    (ENTRY.len() + name.len() <= 255).then(|| [ENTRY, name].concat())
+}
+
+/// Whether an attribute of a directory is about an entry of it.
+pub(super) fn is_of_entry(name: &[u8]) -> bool {
+    name.starts_with(ENTRY)
 }
 
 /// The name under which an attribute is put aside; `None` where it would be too long.
@@ -128,9 +157,15 @@ mod tests {
 
     #[test]
     fn a_note_survives_the_round_trip() {
-        for kind in
-            [Kind::File, Kind::Directory, Kind::Block(8, 1_048_575), Kind::Character(4095, 0)]
-        {
+        for kind in [
+            Kind::File,
+            Kind::Directory,
+            Kind::Block(8, 1_048_575),
+            Kind::Character(4095, 0),
+            Kind::Link,
+            Kind::Pipe,
+            Kind::Socket,
+        ] {
             let note = Note { kind, mode: 0o4755, uid: u32::MAX - 1, gid: 42 };
             assert_eq!(Note::decode(&note.encode()), Some(note));
         }
@@ -146,7 +181,8 @@ mod tests {
             "file 755 0 0 1:2",
             "block 644 0 0",
             "block 644 0 0 8",
-            "link 777 0 0",
+            "link 777 0 0 1:2",
+            "door 777 0 0",
             "file 755 0 0 ",
             "file 755 -1 0",
         ] {

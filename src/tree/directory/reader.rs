@@ -120,7 +120,10 @@ impl Reader<'_> {
             return Ok(None);
         }
         let target;
-        let (metadata, _) = metadata(&path, &Place::Name(directory, name), &status)?;
+        let (mut metadata, _) = metadata(&path, &Place::Name(directory, name), &status)?;
+        if let Some(note) = note_of_entry(directory, name, &status) {
+            (metadata.uid, metadata.gid) = (note.uid, note.gid);
+        }
         let device = (major(status.st_rdev) as u32, minor(status.st_rdev) as u32);
         let kind = match format {
             libc::S_IFLNK => {
@@ -181,7 +184,7 @@ fn file<S: Sink>(
         let kind = match note.kind {
             note::Kind::Block(major, minor) => Kind::BlockDevice { major, minor },
             note::Kind::Character(major, minor) => Kind::CharacterDevice { major, minor },
-            note::Kind::File | note::Kind::Directory => return Ok(()),
+            _ => return Ok(()),
         };
         return sink.add(Entry { path, metadata: &metadata, kind }).map_err(CopyError::Sink);
     }
@@ -226,6 +229,26 @@ fn basic_metadata(status: &FileStat) -> Metadata {
     }
 }
 
+/// Whether a file is root's in the distro.
+fn is_roots(status: &FileStat) -> bool {
+    status.st_uid == geteuid().as_raw() && status.st_gid == getegid().as_raw()
+}
+
+/// The owner of a link, a pipe or a socket, where it is noted on its directory.
+fn note_of_entry(directory: &OwnedFd, name: &[u8], status: &FileStat) -> Option<Note> {
+    let kind = match status.st_mode & libc::S_IFMT {
+        libc::S_IFLNK => note::Kind::Link,
+        libc::S_IFIFO => note::Kind::Pipe,
+        libc::S_IFSOCK => note::Kind::Socket,
+        _ => return None,
+    };
+    if !is_roots(status) || !fstat(directory).is_ok_and(|directory| is_roots(&directory)) {
+        return None;
+    }
+    let value = Place::Open(directory).attribute(&note::entry(name)?).ok()?;
+    Note::decode(&value).filter(|note| note.kind == kind)
+}
+
 /// All metadata, what is noted of the file included; and the note of a device that an
 /// empty file stands for.
 fn metadata(
@@ -254,8 +277,7 @@ fn metadata(
     }
     metadata.attributes.sort_unstable();
     metadata.attributes.dedup_by(|a, b| a.0 == b.0);
-    let is_roots = status.st_uid == geteuid().as_raw() && status.st_gid == getegid().as_raw();
-    let note = found.filter(|_| is_roots);
+    let note = found.filter(|_| is_roots(status));
     let mut device = None;
     match note.map(|note| (note, note.kind, status.st_mode & libc::S_IFMT)) {
         Some((note, note::Kind::File, libc::S_IFREG))

@@ -210,7 +210,7 @@ impl Writer {
             Kind::SymbolicLink { target } => {
                 let link = || symlinkat(target, parent, name);
                 replacing(path, parent, name, link)?;
-                dress_named(path, parent, name, metadata)
+                dress_named(path, parent, name, metadata, Some(note::Kind::Link))
             }
             Kind::BlockDevice { major, minor } => special(self, Special::Block(major, minor)),
             Kind::CharacterDevice { major, minor } => {
@@ -255,7 +255,12 @@ impl Writer {
             }
             (result, _) => {
                 result?;
-                dress_named(path, parent, name, metadata)
+                let noted = match kind {
+                    Special::Fifo => Some(note::Kind::Pipe),
+                    Special::Socket => Some(note::Kind::Socket),
+                    Special::Block(..) | Special::Character(..) => None,
+                };
+                dress_named(path, parent, name, metadata, noted)
             }
         }
     }
@@ -389,6 +394,9 @@ fn remove(path: &TreePath, parent: &OwnedFd, name: &[u8]) -> Result<(), Error> {
         Err(Errno::EISDIR | Errno::EPERM) => unlinkat(parent, name, UnlinkatFlags::RemoveDir),
         result => result,
     };
+    if let Some(attribute) = note::entry(name) {
+        let _ = Place::Open(parent).remove_attribute(&attribute);
+    }
     match result {
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
             Err(Error::DirectoryInTheWay { path: path.to_string() })
@@ -441,18 +449,25 @@ fn stand_in(path: &TreePath, file: &OwnedFd, note: &Note) -> Result<(), Error> {
     fchmod(file, Mode::empty()).map_err(|error| Error::io(Action::Set, path, error))
 }
 
-/// Gives a link, a device, a pipe or a socket its owner, attributes, mode and time.
+/// Gives a link, a device, a pipe or a socket its owner, attributes, mode and time; an
+/// owner that it cannot have is noted as that of a `noted`.
 fn dress_named(
     path: &TreePath,
     parent: &OwnedFd,
     name: &[u8],
     metadata: &Metadata,
+    noted: Option<note::Kind>,
 ) -> Result<(), Error> {
     let failed = |error| Error::io(Action::Set, path, error);
     let owner = (Some(Uid::from_raw(metadata.uid)), Some(Gid::from_raw(metadata.gid)));
     match fchownat(parent, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        // There is no place for a note.
-        Err(error) if is_refused(error) => {}
+        Err(error) if is_refused(error) => {
+            if let (Some(kind), Some(attribute)) = (noted, note::entry(name)) {
+                // As far as there is room: a directory holds some dozens of these.
+                let value = Note::new(kind, metadata).encode();
+                let _ = Place::Open(parent).set_attribute(&attribute, &value);
+            }
+        }
         result => result.map_err(failed)?,
     }
     let place = Place::Name(parent, name);
@@ -504,7 +519,7 @@ fn strip_attributes(path: &TreePath, directory: &OwnedFd) -> Result<(), Error> {
     let place = Place::Open(directory);
     let failed = |error| Error::io(Action::SetAttribute, path, error);
     for name in place.attribute_names().map_err(failed)? {
-        if !note::is_hosts(&name) {
+        if !note::is_hosts(&name) && !note::is_of_entry(&name) {
             place.remove_attribute(&name).map_err(failed)?;
         }
     }
