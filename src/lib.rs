@@ -17,6 +17,7 @@ pub mod image;
 pub mod kernel;
 pub mod manifest;
 pub mod namespaces;
+pub mod network;
 pub mod protocol;
 pub mod registry;
 pub mod service;

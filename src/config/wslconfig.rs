@@ -135,6 +135,8 @@ pub struct WslConfig {
     pub distribution_install_path: Option<PathBuf>,
     /// The guest may run virtual machines of its own.
     pub nested_virtualization: bool,
+    /// Whether the machine has a network: all modes but `none`.
+    pub networking: bool,
     /// Show the kernel's log.
     pub debug_console: bool,
     /// Append the kernel's log to this file.
@@ -219,6 +221,9 @@ impl WslConfig {
             default_vhd_size: values.bytes("wsl2.defaultvhdsize").unwrap_or(DEFAULT_DISK),
             distribution_install_path: values.text("general.distributioninstallpath").map(path),
             nested_virtualization: values.flag("wsl2.nestedvirtualization", true),
+            networking: values
+                .text("wsl2.networkingmode")
+                .is_none_or(|mode| !mode.eq_ignore_ascii_case("none")),
             debug_console: values.flag("wsl2.debugconsole", false),
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),

@@ -8,6 +8,7 @@
 
 pub mod buffers;
 pub mod console;
+pub mod net;
 pub mod ring;
 pub mod rng;
 pub mod scsi;

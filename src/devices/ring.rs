@@ -6,9 +6,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes as _, GuestAddress};
 
 use super::buffers::{Buffers, NotGuestMemory, Segment};
 use super::{GuestMemory, Interrupt};
@@ -16,6 +18,13 @@ use super::{GuestMemory, Interrupt};
 /// The most descriptors of one chain. Drivers stay below the queue's size (virtio 1.2,
 /// 2.7.5.3.1); this bounds what an indirect table can make the device allocate.
 const MAXIMUM_SEGMENTS: usize = 1024;
+
+/// The layout of the rings (virtio 1.2, 2.7.6 and 2.7.8): where their entries begin, and the
+/// size of one.
+const AVAILABLE_ENTRIES: u64 = 4;
+const AVAILABLE_ENTRY: u64 = 2;
+const USED_ENTRIES: u64 = 4;
+const USED_ENTRY: u64 = 8;
 
 /// Buffers that the driver made available, to be given back with [`Ring::add_used`].
 #[derive(Clone, Debug)]
@@ -53,6 +62,10 @@ pub struct Ring {
     interrupt: Arc<dyn Interrupt>,
     index: u16,
     broken: bool,
+    /// Where the used ring was when the driver was last told.
+    signalled: u16,
+    /// Whether chains were given back together since then.
+    together: bool,
 }
 
 impl Ring {
@@ -68,7 +81,8 @@ impl Ring {
     ) -> Self {
         queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
         let broken = !queue.is_valid(memory.as_ref());
-        Self { queue, memory, interrupt, index, broken }
+        let signalled = queue.next_used();
+        Self { queue, memory, interrupt, index, broken, signalled, together: false }
     }
 
     /// The guest's memory.
@@ -130,9 +144,46 @@ impl Ring {
         }
     }
 
+    /// Gives chains back so that the driver sees all of them or none: what they hold
+    /// belongs together.
+    pub fn add_used_together(&mut self, chains: &[(u16, u32)]) {
+        let Some(((head, length), others)) = chains.split_last() else { return };
+        let first = self.queue.next_used();
+        for (number, (head, length)) in (0_u16..).zip(others) {
+            let position = first.wrapping_add(number) % self.queue.size();
+            let entry = USED_ENTRIES + USED_ENTRY * u64::from(position);
+            let written = self.queue.used_ring().checked_add(entry).is_some_and(|address| {
+                let entry = u64::from(*head) | u64::from(*length) << 32;
+                self.memory.write_obj(entry.to_le(), GuestAddress(address)).is_ok()
+            });
+            self.broken |= !written;
+        }
+        // A queue has less than 65,536 chains.
+        self.queue.set_next_used(first.wrapping_add(others.len() as u16));
+        self.together |= !others.is_empty();
+        // This makes all of them known.
+        self.add_used(*head, *length);
+    }
+
     /// Tells the driver of used chains, where it wants to know.
     pub fn signal(&mut self) {
-        if !self.broken && self.queue.needs_notification(self.memory.as_ref()).unwrap_or(false) {
+        if self.broken {
+            return;
+        }
+        let old = std::mem::replace(&mut self.signalled, self.queue.next_used());
+        let mut wanted = self.queue.needs_notification(self.memory.as_ref()).unwrap_or(false);
+        if std::mem::take(&mut self.together) && self.queue.event_idx_enabled() {
+            // The queue knows only of those it was given one by one.
+            let place = AVAILABLE_ENTRIES + AVAILABLE_ENTRY * u64::from(self.queue.size());
+            let event = self.queue.avail_ring().checked_add(place).and_then(|address| {
+                self.memory.load::<u16>(GuestAddress(address), Ordering::Relaxed).ok()
+            });
+            let new = self.signalled;
+            wanted |= event.is_some_and(|event| {
+                new.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < new.wrapping_sub(old)
+            });
+        }
+        if wanted {
             self.interrupt.queue_used(self.index);
         }
     }

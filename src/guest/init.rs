@@ -23,7 +23,7 @@ use super::distro::{self, Kernel, Modules, Options, link};
 use super::job::{Job, Outcome};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, disk, log, sys};
+use super::{boot, cgroup, disk, log, network, sys};
 use crate::protocol::guest::{CONTROL_PORT, Configure, GuestError, Root, STREAM_PORT, StartDistro};
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
@@ -108,17 +108,28 @@ impl Platform for VirtualMachine {
         if let Err(error) = random.and_then(|file| sys::add_entropy(&file, &configure.entropy)) {
             warnings.push(format!("cannot add entropy: {error}"));
         }
-        let Some(lun) = configure.modules else { return Work::Done(Ok(warnings)) };
-        let mount = move || disk::mount_modules(lun, Path::new(boot::MODULES)).map(|()| warnings);
-        match Job::start(mount) {
+        let (modules, network) = (configure.modules, configure.network);
+        if modules.is_none() && network.is_none() {
+            return Work::Done(Ok(warnings));
+        }
+        let work = move || {
+            if let Some(lun) = modules {
+                disk::mount_modules(lun, Path::new(boot::MODULES))?;
+            }
+            if let Some(network) = network {
+                let directory = kernel_release().map(|release| modules_directory(&release));
+                warnings.extend(network::set_up(&network, directory.as_deref()));
+            }
+            Ok(warnings)
+        };
+        match Job::start(work) {
             Ok(job) => Work::Begun(job),
             Err(error) => Work::Done(Err(GuestError::system("forking", &error))),
         }
     }
 
     fn configured(&mut self) {
-        let Ok(names) = nix::sys::utsname::uname() else { return };
-        let release = names.release().to_string_lossy().into_owned();
+        let Some(release) = kernel_release() else { return };
         let directory = modules_directory(&release);
         self.modules = Some(Modules { release, directory });
     }
@@ -188,6 +199,12 @@ fn arrived(whole: Whole) -> Option<Arrived> {
             None
         }
     }
+}
+
+/// `uname -r`.
+fn kernel_release() -> Option<String> {
+    let names = nix::sys::utsname::uname().ok()?;
+    Some(names.release().to_string_lossy().into_owned())
 }
 
 /// Where the modules of a release are on their disk: its top, or the usual place.

@@ -6,6 +6,7 @@
 //! init's [`STREAM_PORT`] and sends one [`StreamHeader`] frame; on a control stream a
 //! [`Session`](super::session::Session) frame follows.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -66,6 +67,25 @@ pub struct Configure {
     pub entropy: Vec<u8>,
     /// The disk with the kernel's modules, if there is one.
     pub modules: Option<u16>,
+    /// The machine's network, if it has one.
+    pub network: Option<Network>,
+}
+
+/// How the machine's interface is set up.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Network {
+    /// The machine's address.
+    pub guest4: Ipv4Addr,
+    /// Its way out.
+    pub gateway4: Ipv4Addr,
+    /// The length of the link's prefix.
+    pub prefix4: u8,
+    /// The same for IPv6, where the host has a way out: address, gateway, prefix.
+    pub six: Option<(Ipv6Addr, Ipv6Addr, u8)>,
+    /// Where names are asked for.
+    pub resolver: IpAddr,
+    /// The suffixes for short names, separated by spaces.
+    pub search: Option<String>,
 }
 
 /// A distro to start.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::config::wslconfig::WslConfig;
 use crate::disk::DiskError;
 use crate::error::{Diagnose, Failure};
-use crate::protocol::guest::Root;
+use crate::protocol::guest::{Network, Root};
 use crate::protocol::session::{Session, StreamKind};
 use crate::registry::Distro;
 use crate::vmm::exit::Exit;
@@ -60,6 +60,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
     /// The disk with the kernel's modules, where the machine has one.
     fn modules(&self) -> Option<u16>;
+
+    /// How the guest sets its network up, where the machine has one of its own.
+    fn network(&self) -> Option<Network> {
+        None
+    }
 
     /// Ends the machine at once, whatever the guest does.
     fn kill(&self);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,18 +14,25 @@ use super::{host_machine, lock, log};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
+use crate::devices::net::{Link, NetDevice};
 use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError, Volume};
 use crate::devices::vsock::{Vsock, VsockDevice};
 use crate::disk::{self, Format};
 use crate::error::{Diagnose, Failure, chain};
 use crate::kernel::{self, Prepared, initramfs};
+use crate::network::addresses::{self, Addresses};
+use crate::network::nat::Nat;
+use crate::network::resolver;
 use crate::protocol::frame::{self, FrameError};
-use crate::protocol::guest::{CONTROL_PORT, Root, STREAM_PORT, StreamHeader};
+use crate::protocol::guest::{CONTROL_PORT, Network, Root, STREAM_PORT, StreamHeader};
 use crate::protocol::session::{Session, StreamKind};
 use crate::vmm::error::VmmError;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Configuration, VirtualMachine};
 use crate::vmm::{command_line, probe};
+
+/// Where the host's resolver is set up.
+const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
 
 /// The contexts of a machine that cannot be built in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance/CreateVm";
@@ -72,10 +79,14 @@ impl Boot for Builder {
                 let _ = control.send(Ok(stream));
             })
             .map_err(failed)?;
-        let devices: Vec<Box<dyn VirtioDevice>> = vec![
+        let mut devices: Vec<Box<dyn VirtioDevice>> = vec![
             Box::new(ScsiDevice::new(disks.clone(), settings.processors)),
             Box::new(VsockDevice::new(vsock.clone())),
         ];
+        let addresses = settings.networking.then(Addresses::choose);
+        if let Some(addresses) = addresses {
+            devices.push(Box::new(network_device(addresses)));
+        }
         let line = command_line::build(
             settings.processors,
             settings.debug_console,
@@ -100,6 +111,7 @@ impl Boot for Builder {
             disks,
             vsock,
             modules,
+            network: addresses.map(guest_network),
             calls: Mutex::new(calls),
             processors: settings.processors,
             memory: settings.memory,
@@ -120,6 +132,29 @@ fn attach_modules(disks: &ScsiBus, path: &Path) -> Result<u16, Failure> {
     })
 }
 
+/// The interface of a machine, connected to the host's networks.
+fn network_device(addresses: Addresses) -> NetDevice {
+    let connect = move |offloads| {
+        let nat = Nat::new(addresses, PathBuf::from(RESOLVER_SETTINGS), offloads)?;
+        Ok(Box::new(nat) as Box<dyn Link>)
+    };
+    NetDevice::new(addresses::GUEST_MAC, addresses::MTU, Box::new(connect))
+}
+
+/// What the guest is told of the network.
+fn guest_network(addresses: Addresses) -> Network {
+    let settings = std::fs::read_to_string(RESOLVER_SETTINGS).unwrap_or_default();
+    let six = addresses::host_has_ipv6();
+    Network {
+        guest4: addresses.guest4,
+        gateway4: addresses.gateway4,
+        prefix4: addresses::PREFIX4,
+        six: six.then_some((addresses.guest6, addresses.gateway6, addresses::PREFIX6)),
+        resolver: addresses::RESOLVER.into(),
+        search: resolver::search(&settings),
+    }
+}
+
 /// Tells who waits for the guest's call where the machine ends instead.
 fn watch(machine: &VirtualMachine, calls: Sender<Result<UnixStream, Exit>>) -> Result<(), Failure> {
     let watched = machine.clone();
@@ -134,6 +169,7 @@ struct KvmMachine {
     disks: ScsiBus,
     vsock: Vsock,
     modules: Option<u16>,
+    network: Option<Network>,
     /// The guest's control connections, and the machine's end.
     calls: Mutex<Receiver<Result<UnixStream, Exit>>>,
     processors: u32,
@@ -209,6 +245,10 @@ impl Machine for KvmMachine {
 
     fn modules(&self) -> Option<u16> {
         self.modules
+    }
+
+    fn network(&self) -> Option<Network> {
+        self.network.clone()
     }
 
     fn kill(&self) {

@@ -150,6 +150,7 @@ impl Vm {
             time: (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos()),
             entropy,
             modules: self.machine.modules(),
+            network: self.machine.network(),
         });
         self.control
             .request(request, self.settings.kernel_boot_timeout)

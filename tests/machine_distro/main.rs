@@ -12,6 +12,7 @@ mod support;
 
 mod disks;
 mod fixture;
+mod network;
 mod packages;
 mod terminal;
 mod words;

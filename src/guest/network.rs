@@ -1,0 +1,134 @@
+//! Setting up the machine's network interface, which all distros share.
+//!
+//! The addresses are the service's word: there is nobody to ask and nothing to wait for.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::{boot, interface};
+use crate::protocol::guest::Network;
+
+/// The interface.
+pub const NAME: &str = "eth0";
+/// Its driver's module.
+const MODULE: &str = "virtio_net.ko";
+
+/// What the kernel would do about addresses on its own, and its wait for an address of IPv6
+/// that nobody else can have.
+const SETTINGS: [(&str, &str); 3] = [("accept_ra", "0"), ("accept_dad", "0"), ("autoconf", "0")];
+
+/// Loads the driver from the disk of modules, where it is one, and sets the interface up.
+/// What fails is a warning: a distro without network is better than none.
+#[must_use]
+pub fn set_up(network: &Network, modules: Option<&Path>) -> Vec<String> {
+    if let Some(modules) = modules {
+        boot::load_modules(&load_order(modules));
+    }
+    let mut warnings = Vec::new();
+    if let Err(error) = configure(NAME, network) {
+        warnings.push(format!("cannot set up the network interface '{NAME}': {error}"));
+    }
+    let resolver = Path::new(boot::SHARED).join("resolv.conf");
+    if let Err(error) = fs::write(&resolver, resolver_file(network)) {
+        warnings.push(format!("cannot write '{}': {error}", resolver.display()));
+    }
+    warnings
+}
+
+/// The driver and what it needs, from the table of `depmod`.
+fn load_order(directory: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string(directory.join("modules.dep")).unwrap_or_default();
+    let Some((module, needs)) = table
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(module, _)| module.rsplit('/').next().is_some_and(|file| file.starts_with(MODULE)))
+    else {
+        return Vec::new();
+    };
+    let needs = needs.split_ascii_whitespace().rev();
+    needs.chain([module]).map(|path| directory.join(path)).collect()
+}
+
+/// Gives an interface its addresses and routes.
+///
+/// # Errors
+/// The system's, where IPv4 cannot be had.
+pub fn configure(name: &str, network: &Network) -> io::Result<()> {
+    let settings = Path::new("/proc/sys/net/ipv6/conf").join(name);
+    for (setting, value) in SETTINGS {
+        // Where there is no IPv6 there is nothing to set.
+        let _ = fs::write(settings.join(setting), value);
+    }
+    interface::bring_up(name)?;
+    interface::set_address(name, IpAddr::V4(network.guest4), network.prefix4)?;
+    interface::set_gateway(name, IpAddr::V4(network.gateway4))?;
+    if let Some((guest, gateway, prefix)) = network.six {
+        // A kernel without IPv6 is as good as a host without.
+        let _ = interface::set_address(name, IpAddr::V6(guest), prefix)
+            .map(|()| wait_until_usable(IpAddr::V6(guest)))
+            .and_then(|()| interface::set_gateway(name, IpAddr::V6(gateway)));
+    }
+    Ok(())
+}
+
+/// Waits, for a second at most, until the kernel has put an address of IPv6 to use: it does so
+/// in its own time, and until then sends from another, which nobody answers.
+fn wait_until_usable(address: IpAddr) {
+    for _ in 0..100 {
+        if UdpSocket::bind((address, 0)).is_ok() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// `/mnt/wsl/resolv.conf` (B196, B199).
+fn resolver_file(network: &Network) -> String {
+    let search =
+        network.search.as_ref().map(|names| format!("search {names}\n")).unwrap_or_default();
+    format!(
+        "# This file is written by wslr for all distributions. To keep your own, put this\n\
+         # into /etc/wsl.conf:\n\
+         # [network]\n\
+         # generateResolvConf = false\n\
+         nameserver {}\n\
+         {search}",
+        network.resolver
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_driver_needs_is_loaded_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let table = "kernel/a/xvirtio_net.ko: kernel/x.ko\n\
+                     kernel/drivers/net/virtio_net.ko: kernel/net_failover.ko kernel/failover.ko\n";
+        fs::write(directory.path().join("modules.dep"), table).unwrap();
+        let expected = ["failover.ko", "net_failover.ko", "drivers/net/virtio_net.ko"];
+        let expected = expected.map(|name| directory.path().join("kernel").join(name));
+        assert_eq!(load_order(directory.path()), expected);
+    }
+
+    #[test]
+    fn b199_resolv_conf_names_the_resolver_and_the_suffixes() {
+        let mut network = Network {
+            guest4: [172, 20, 224, 2].into(),
+            gateway4: [172, 20, 224, 1].into(),
+            prefix4: 24,
+            six: None,
+            resolver: [10, 255, 255, 254].into(),
+            search: None,
+        };
+        let text = resolver_file(&network);
+        assert_eq!(text.lines().nth(4), Some("nameserver 10.255.255.254"));
+        network.search = Some("a.example b.example".to_owned());
+        assert!(resolver_file(&network).ends_with("254\nsearch a.example b.example\n"));
+    }
+}

@@ -1,0 +1,159 @@
+//! Questions for names, asked of the host's resolver as they are.
+//!
+//! Nothing is kept: each question has a socket of its own, from a port nobody can guess, and
+//! is gone with its answer. Where a server is silent the next one is asked; where none is
+//! left the guest is told at once that it failed, for silence costs programs seconds.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::encode::Encoder;
+use super::socket::Datagrams;
+
+/// How long one server may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a question is asked at most, all servers taken together.
+const MAXIMUM_TRIES: usize = 4;
+/// The shortest message: its header.
+const HEADER: usize = 12;
+/// The longest question.
+const MAXIMUM_QUESTION: usize = 4096;
+/// The answer that the server has failed.
+const SERVER_FAILURE: u8 = 2;
+
+/// A question on its way.
+#[derive(Debug)]
+pub struct Question {
+    guest: SocketAddr,
+    /// Where the guest sent it.
+    asked: SocketAddr,
+    message: Vec<u8>,
+    servers: Vec<SocketAddr>,
+    tries: usize,
+    /// The present server's socket.
+    pub socket: Option<Datagrams>,
+    /// Whether it stands in the list of those with something for the guest.
+    pub listed: bool,
+    deadline: Instant,
+}
+
+impl Question {
+    /// A question of the guest; none where it is not one.
+    pub fn new(
+        guest: SocketAddr,
+        asked: SocketAddr,
+        message: &[u8],
+        servers: &[SocketAddr],
+        now: Instant,
+    ) -> Option<Self> {
+        let is_answer = message.get(2).is_none_or(|flags| flags & 0x80 != 0);
+        if is_answer || !(HEADER..=MAXIMUM_QUESTION).contains(&message.len()) {
+            return None;
+        }
+        Some(Self {
+            guest,
+            asked,
+            message: message.to_vec(),
+            servers: servers.to_vec(),
+            tries: 0,
+            socket: None,
+            listed: false,
+            deadline: now + PATIENCE,
+        })
+    }
+
+    /// When the next server is to be asked.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Asks the next server that can be asked; false where none is left.
+    pub fn ask(&mut self, now: Instant) -> bool {
+        self.socket = None;
+        while self.tries < MAXIMUM_TRIES.max(self.servers.len()) && !self.servers.is_empty() {
+            let server = self.servers.get(self.tries % self.servers.len()).copied();
+            self.tries += 1;
+            if let Some(Ok(socket)) = server.map(|server| self.send(server)) {
+                self.socket = Some(socket);
+                self.deadline = now + PATIENCE;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn send(&self, server: SocketAddr) -> io::Result<Datagrams> {
+        let socket = Datagrams::udp(server.is_ipv6())?;
+        socket.connect(server)?;
+        socket.send(server, &self.message)?;
+        Ok(socket)
+    }
+
+    /// The answer, where it is there: none yet, or an error where the server is not.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn receive(&self, encoder: &Encoder, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        loop {
+            let (length, _) = match socket.receive(scratch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                result => result?,
+            };
+            let answer = scratch.get(..length).unwrap_or_default();
+            if length >= HEADER && answer.get(..2) == self.message.get(..2) {
+                return Ok(encoder.udp(self.asked, self.guest, answer));
+            }
+        }
+    }
+
+    /// The answer that nobody answers.
+    pub fn failure(&self, encoder: &Encoder) -> Option<Vec<u8>> {
+        let mut answer = self.message.clone();
+        // An answer, with recursion, to the same question and nothing else.
+        if let Some([flags, more]) = answer.get_mut(2..4) {
+            *flags |= 0x80;
+            *more = 0x80 | SERVER_FAILURE;
+        }
+        let end = question_end(&answer)?;
+        answer.truncate(end);
+        answer.get_mut(6..HEADER)?.fill(0);
+        encoder.udp(self.asked, self.guest, &answer)
+    }
+}
+
+/// Where the first question of a message ends.
+fn question_end(message: &[u8]) -> Option<usize> {
+    if message.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let mut position = HEADER;
+    loop {
+        match *message.get(position)? {
+            0 => break,
+            // Names are not compressed in a question.
+            length @ 1..=63 => position += usize::from(length) + 1,
+            64.. => return None,
+        }
+    }
+    let end = position + 5;
+    (end <= message.len()).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_question_is_found_or_not() {
+        let mut message = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend(b"\x01a\x02bc\0\0\x01\0\x01rest");
+        assert_eq!(question_end(&message), Some(12 + 6 + 4));
+        for length in 0..22 {
+            assert_eq!(question_end(&message[..length]), None);
+        }
+        message[12] = 0xc0;
+        assert_eq!(question_end(&message), None);
+    }
+}

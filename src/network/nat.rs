@@ -1,0 +1,657 @@
+//! The other end of the guest's cable.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher as _;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::addresses::{Addresses, GATEWAY_MAC, GUEST_MAC, MTU, Place};
+use super::datagram::{self, Port};
+use super::dns::Question;
+use super::encode::{self, Encoder, Head};
+use super::packet::{Arp, ICMP, ICMP6, Ipv4, Ipv6, TCP, Tcp, UDP};
+use super::parse::{self, ACK, Content, Packet, RST, SYN, Segment};
+use super::resolver::Resolver;
+use super::socket;
+use super::tcp::{Connection, Given, Verdict};
+use super::timers::Timers;
+use crate::devices::net::{Deliver, FIRST_ID, Link, Offloads};
+
+/// The most TCP connections at one time, and of those the ones that the host still makes.
+const MAXIMUM_CONNECTIONS: usize = 8192;
+const MAXIMUM_CONNECTING: usize = 2048;
+/// From so many on each has less room.
+const CROWDED: usize = 256;
+/// The most ports of UDP and identifiers of echoes.
+const MAXIMUM_PORTS: usize = 4096;
+/// The most questions for names.
+const MAXIMUM_QUESTIONS: usize = 512;
+/// The most answers kept for a guest that does not take them.
+const MAXIMUM_ANSWERS: usize = 256;
+
+/// How much of a packet an error message quotes: its headers are enough to know it by.
+const QUOTED: usize = 128;
+
+/// The port of name servers.
+const DNS: u16 = 53;
+
+/// The largest datagram, and the most read of a stream at once.
+const SCRATCH: usize = 64 << 10;
+
+/// ICMP: a host, or a port, that cannot be reached; and what is forbidden.
+const UNREACHABLE_HOST: Reason = Reason { four: (3, 1), six: (1, 3) };
+const UNREACHABLE_PORT: Reason = Reason { four: (3, 3), six: (1, 4) };
+const UNREACHABLE_NETWORK: Reason = Reason { four: (3, 0), six: (1, 0) };
+const PROHIBITED: Reason = Reason { four: (3, 13), six: (1, 1) };
+
+/// Type and code of an error message in both versions of ICMP.
+#[derive(Clone, Copy)]
+struct Reason {
+    four: (u8, u8),
+    six: (u8, u8),
+}
+
+/// The largest segment of TCP on the link.
+#[must_use]
+pub fn largest_segment(peer: SocketAddr) -> u16 {
+    let ip = if peer.is_ipv4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+    // Headers are far smaller than the link's packets.
+    MTU - (ip + size_of::<Tcp>()) as u16
+}
+
+/// Something with a socket.
+#[derive(Debug)]
+enum Flow {
+    Connection(Box<Connection>),
+    Port(datagram::Flow),
+    Question(Question),
+}
+
+impl Flow {
+    fn listed(&mut self) -> &mut bool {
+        match self {
+            Self::Connection(connection) => &mut connection.listed,
+            Self::Port(flow) => &mut flow.listed,
+            Self::Question(question) => &mut question.listed,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Connection(connection) => connection.deadline(),
+            Self::Port(flow) => flow.deadline(),
+            Self::Question(question) => question.deadline(),
+        }
+    }
+}
+
+/// The guest's end and the other end of a connection, as the guest knows them.
+type Ends = (SocketAddr, SocketAddr);
+
+/// User-mode network address translation.
+pub struct Nat {
+    addresses: Addresses,
+    encoder: Encoder,
+    resolver: Resolver,
+    epoll: Epoll,
+    flows: HashMap<u64, Flow>,
+    connections: HashMap<Ends, u64>,
+    ports: HashMap<Port, u64>,
+    questions: usize,
+    /// How many connections the host still makes.
+    connecting: usize,
+    /// Flows with something for the guest, in turn.
+    listed: VecDeque<u64>,
+    /// Whole frames for the guest; they go first.
+    answers: VecDeque<Vec<u8>>,
+    timers: Timers,
+    next_id: u64,
+    random: RandomState,
+    scratch: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Nat {
+    /// A link with these addresses; `resolver` is the host's `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    /// Where the system gives no `epoll`.
+    pub fn new(addresses: Addresses, resolver: PathBuf, offloads: Offloads) -> io::Result<Self> {
+        Ok(Self {
+            addresses,
+            encoder: Encoder { guest: GUEST_MAC, gateway: GATEWAY_MAC, offloads },
+            resolver: Resolver::new(resolver),
+            epoll: Epoll::new()?,
+            flows: HashMap::new(),
+            connections: HashMap::new(),
+            ports: HashMap::new(),
+            questions: 0,
+            connecting: 0,
+            listed: VecDeque::new(),
+            answers: VecDeque::new(),
+            timers: Timers::default(),
+            next_id: FIRST_ID,
+            random: RandomState::new(),
+            scratch: vec![0; SCRATCH],
+            frame: Vec::new(),
+        })
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    fn answer(&mut self, frame: impl IntoIterator<Item = Vec<u8>>) {
+        // More are taken from the guest only where there is room; those that come from
+        // elsewhere are bounded by the flows.
+        self.answers.extend(frame);
+    }
+
+    // ---- flows ----
+
+    fn insert(&mut self, flow: Flow, number: i32) -> Option<u64> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let interest =
+            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        self.epoll.ctl(ControlOperation::Add, number, EpollEvent::new(interest, id)).ok()?;
+        self.timers.set(id, flow.deadline());
+        self.flows.insert(id, flow);
+        Some(id)
+    }
+
+    fn remove(&mut self, id: u64) {
+        // Closing the socket takes it out of `epoll`.
+        match self.flows.remove(&id) {
+            Some(Flow::Connection(connection)) => {
+                let ends = (connection.guest, connection.peer);
+                if self.connections.get(&ends) == Some(&id) {
+                    self.connections.remove(&ends);
+                }
+                self.connecting -= usize::from(connection.is_connecting());
+            }
+            Some(Flow::Port(flow)) => _ = self.ports.remove(&flow.port),
+            Some(Flow::Question(_)) => self.questions -= 1,
+            None => {}
+        }
+        self.timers.remove(id);
+    }
+
+    /// Looks at a flow again after something happened to it.
+    fn settle(&mut self, id: u64) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        self.timers.set(id, flow.deadline());
+        let wants = match flow {
+            Flow::Connection(connection) => connection.has_segment(&self.encoder),
+            Flow::Port(flow) => flow.readable,
+            Flow::Question(_) => false,
+        };
+        let listed = flow.listed();
+        if wants && !*listed {
+            *listed = true;
+            self.listed.push_back(id);
+        }
+    }
+
+    // ---- what the guest sends ----
+
+    fn neighbour(&mut self, question: &Arp) {
+        let asked = IpAddr::from(question.target_address);
+        let is_question = question.operation.get() == 1 && question.lengths == [6, 4];
+        if is_question && self.addresses.is_neighbour(asked) {
+            let answer = self.encoder.arp(question);
+            self.answer([answer]);
+        }
+    }
+
+    fn packet(&mut self, packet: &Packet<'_>, now: Instant) {
+        if packet.protocol == ICMP6 && self.solicitation(packet) {
+            return;
+        }
+        if !self.addresses.is_guest(packet.source) {
+            return;
+        }
+        match packet.protocol {
+            TCP => {
+                if let Some(segment) = packet.tcp() {
+                    self.segment(packet, &segment, now);
+                }
+            }
+            UDP => {
+                if let Some((source, destination, data)) = packet.udp() {
+                    self.datagram(packet, source, destination, data, now);
+                }
+            }
+            ICMP if packet.source.is_ipv4() => self.echo(packet, 8, now),
+            ICMP6 if packet.source.is_ipv6() => self.echo(packet, 128, now),
+            _ => {}
+        }
+    }
+
+    /// A guest that looks for a neighbour of IPv6 (RFC 4861, 4.3); true where it is one.
+    fn solicitation(&mut self, packet: &Packet<'_>) -> bool {
+        let Some((icmp, data)) = packet.icmp() else { return false };
+        if icmp.kind != 135 {
+            return false;
+        }
+        let asked = data.get(..16).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+        if let Some(asked) = asked.map(IpAddr::from)
+            && self.addresses.is_neighbour(asked)
+            && !packet.source.is_unspecified()
+        {
+            let mut answer = match asked {
+                IpAddr::V6(address) => address.octets().to_vec(),
+                IpAddr::V4(_) => return true,
+            };
+            // The option with this side's address.
+            answer.extend([2, 1]);
+            answer.extend(self.encoder.gateway);
+            // A router's answer to a question, which replaces what was known.
+            let flags = (0xe000, 0);
+            let frame = self.encoder.icmp(asked, packet.source, (136, 0), flags, &answer);
+            self.answer(frame);
+        }
+        true
+    }
+
+    /// Tells the guest that a packet did not get through.
+    fn unreachable(&mut self, source: IpAddr, packet: &[u8], reason: Reason) {
+        let code = if source.is_ipv4() { reason.four } else { reason.six };
+        let quoted = packet.get(..QUOTED).unwrap_or(packet);
+        let from = match source {
+            IpAddr::V4(_) => IpAddr::V4(self.addresses.gateway4),
+            IpAddr::V6(_) => IpAddr::V6(self.addresses.gateway6),
+        };
+        let frame = self.encoder.icmp(from, source, code, (0, 0), quoted);
+        self.answer(frame);
+    }
+
+    // ---- TCP ----
+
+    fn segment(&mut self, packet: &Packet<'_>, segment: &Segment<'_>, now: Instant) {
+        let ends = (segment.source, segment.destination);
+        let is_first = segment.flags & (SYN | ACK | RST) == SYN;
+        if let Some(&id) = self.connections.get(&ends)
+            && let Some(Flow::Connection(connection)) = self.flows.get_mut(&id)
+        {
+            if is_first && connection.is_finished() {
+                // The guest uses the ports anew; what is left of the old one goes on alone.
+                self.connections.remove(&ends);
+            } else {
+                let was_connecting = connection.is_connecting();
+                let verdict = connection.segment(segment, now);
+                self.carry_out(id, verdict, was_connecting);
+                return;
+            }
+        }
+        if is_first {
+            self.connect(packet, segment, now);
+        } else if !segment.has(RST) {
+            self.refuse(segment);
+        }
+    }
+
+    /// Answers a segment of no connection (RFC 9293, 3.10.7.1).
+    fn refuse(&mut self, segment: &Segment<'_>) {
+        let (sequence, flags) =
+            if segment.has(ACK) { (segment.acknowledgment, RST) } else { (0, RST | ACK) };
+        let acknowledgment = segment.sequence.wrapping_add(segment.length());
+        self.reset((segment.source, segment.destination), sequence, acknowledgment, flags);
+    }
+
+    fn reset(&mut self, ends: Ends, sequence: u32, acknowledgment: u32, flags: u16) {
+        let (guest, peer) = ends;
+        let head = Head {
+            source: peer,
+            destination: guest,
+            sequence,
+            acknowledgment,
+            flags,
+            window: 0,
+            options: None,
+            maximum: usize::from(MTU),
+        };
+        let mut frame = Vec::new();
+        self.encoder.tcp(&mut frame, &head, &[]);
+        self.answer([frame]);
+    }
+
+    fn connect(&mut self, packet: &Packet<'_>, segment: &Segment<'_>, now: Instant) {
+        let peer = match self.addresses.place(segment.destination.ip()) {
+            Place::World => segment.destination,
+            Place::Gateway | Place::Resolver if segment.destination.port() == DNS => {
+                let Some(server) = self.resolver.servers().first() else {
+                    return self.refuse(segment);
+                };
+                *server
+            }
+            Place::Gateway => return self.refuse(segment),
+            Place::Resolver | Place::Nowhere => {
+                return self.unreachable(packet.source, packet.whole, PROHIBITED);
+            }
+        };
+        if self.connections.len() >= MAXIMUM_CONNECTIONS || self.connecting >= MAXIMUM_CONNECTING {
+            return self.refuse(segment);
+        }
+        let socket = match socket::begin_connect(peer) {
+            Ok(socket) => socket,
+            Err(error) => {
+                let ends = (segment.source, segment.destination);
+                let expected = segment.sequence.wrapping_add(1);
+                return self.not_connected(ends, packet.whole, expected, error.kind());
+            }
+        };
+        let number = socket.as_raw_fd();
+        let crowded = self.connections.len() >= CROWDED;
+        let first = self.random.hash_one(self.next_id) as u32;
+        let quoted = packet.whole.get(..QUOTED).unwrap_or(packet.whole);
+        let connection = Connection::new(segment, quoted, socket, first, crowded, now);
+        let ends = (connection.guest, connection.peer);
+        match self.insert(Flow::Connection(Box::new(connection)), number) {
+            Some(id) => {
+                self.connections.insert(ends, id);
+                self.connecting += 1;
+            }
+            None => self.refuse(segment),
+        }
+    }
+
+    /// Tells the guest why there is no connection.
+    fn not_connected(&mut self, ends: Ends, quoted: &[u8], expected: u32, error: ErrorKind) {
+        let reason = match error {
+            ErrorKind::HostUnreachable | ErrorKind::TimedOut => UNREACHABLE_HOST,
+            ErrorKind::NetworkUnreachable => UNREACHABLE_NETWORK,
+            ErrorKind::PermissionDenied => PROHIBITED,
+            _ => return self.reset(ends, 0, expected, RST | ACK),
+        };
+        self.unreachable(ends.0.ip(), quoted, reason);
+    }
+
+    /// Does what became of a connection.
+    fn carry_out(&mut self, id: u64, verdict: Verdict, was_connecting: bool) {
+        let Some(Flow::Connection(connection)) = self.flows.get(&id) else { return };
+        if was_connecting && !connection.is_connecting() {
+            self.connecting -= 1;
+        }
+        let ends = (connection.guest, connection.peer);
+        match verdict {
+            Verdict::Continues => self.settle(id),
+            Verdict::Over => self.remove(id),
+            Verdict::Reset => {
+                let (sequence, expected) = (connection.reset_sequence(), connection.expected());
+                self.remove(id);
+                self.reset(ends, sequence, expected, RST | ACK);
+            }
+            Verdict::Failed(error) => {
+                let expected = connection.expected();
+                let quoted = connection.quoted().to_vec();
+                self.remove(id);
+                self.not_connected(ends, &quoted, expected, error);
+            }
+        }
+    }
+
+    // ---- datagrams ----
+
+    fn datagram(
+        &mut self,
+        packet: &Packet<'_>,
+        source: SocketAddr,
+        destination: SocketAddr,
+        data: &[u8],
+        now: Instant,
+    ) {
+        match self.addresses.place(destination.ip()) {
+            Place::World => self.send(packet, Port::Udp(source), destination, data, now),
+            Place::Gateway | Place::Resolver if destination.port() == DNS => {
+                self.question(source, destination, data, now);
+            }
+            Place::Gateway => self.unreachable(packet.source, packet.whole, UNREACHABLE_PORT),
+            Place::Resolver => self.unreachable(packet.source, packet.whole, PROHIBITED),
+            Place::Nowhere => {
+                // Groups and the link's own chatter are not answered.
+                if !is_group(destination.ip()) {
+                    self.unreachable(packet.source, packet.whole, PROHIBITED);
+                }
+            }
+        }
+    }
+
+    /// Sends on a port's or an identifier's socket.
+    fn send(
+        &mut self,
+        packet: &Packet<'_>,
+        port: Port,
+        destination: SocketAddr,
+        data: &[u8],
+        now: Instant,
+    ) {
+        let id = match self.ports.get(&port) {
+            Some(id) => *id,
+            None => {
+                if self.ports.len() >= MAXIMUM_PORTS {
+                    return;
+                }
+                let Ok(flow) = datagram::Flow::new(port, now) else {
+                    return self.unreachable(packet.source, packet.whole, PROHIBITED);
+                };
+                let number = flow.socket.number();
+                let Some(id) = self.insert(Flow::Port(flow), number) else { return };
+                self.ports.insert(port, id);
+                id
+            }
+        };
+        let Some(Flow::Port(flow)) = self.flows.get_mut(&id) else { return };
+        let result = flow.send(destination, data, now);
+        self.settle(id);
+        match result.map_err(|error| error.kind()) {
+            Err(ErrorKind::NetworkUnreachable) => {
+                self.unreachable(packet.source, packet.whole, UNREACHABLE_NETWORK)
+            }
+            Err(ErrorKind::HostUnreachable) => {
+                self.unreachable(packet.source, packet.whole, UNREACHABLE_HOST)
+            }
+            Err(ErrorKind::PermissionDenied) => {
+                self.unreachable(packet.source, packet.whole, PROHIBITED)
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn echo(&mut self, packet: &Packet<'_>, request: u8, now: Instant) {
+        let Some((icmp, data)) = packet.icmp() else { return };
+        if icmp.kind != request {
+            return;
+        }
+        let identifier = icmp.identifier.get();
+        match self.addresses.place(packet.destination) {
+            Place::World => {
+                let port = Port::Echo(packet.source, identifier);
+                let destination = SocketAddr::new(packet.destination, 0);
+                // The system puts in an identifier of its own and the checksum.
+                self.send(packet, port, destination, packet.payload, now);
+            }
+            Place::Gateway | Place::Resolver => {
+                let kind = if packet.source.is_ipv4() { 0 } else { 129 };
+                let echo = (identifier, icmp.number.get());
+                let (from, to) = (packet.destination, packet.source);
+                let frame = self.encoder.icmp(from, to, (kind, 0), echo, data);
+                self.answer(frame);
+            }
+            Place::Nowhere => {
+                if !is_group(packet.destination) {
+                    self.unreachable(packet.source, packet.whole, PROHIBITED);
+                }
+            }
+        }
+    }
+
+    // ---- names ----
+
+    fn question(&mut self, guest: SocketAddr, asked: SocketAddr, message: &[u8], now: Instant) {
+        let servers = self.resolver.servers();
+        let Some(mut question) = Question::new(guest, asked, message, servers, now) else { return };
+        let free = self.questions < MAXIMUM_QUESTIONS;
+        if free && question.ask(now) {
+            self.watch(question);
+        } else {
+            let failure = question.failure(&self.encoder);
+            self.answer(failure);
+        }
+    }
+
+    fn watch(&mut self, question: Question) {
+        let Some(number) = question.socket.as_ref().map(super::socket::Datagrams::number) else {
+            return;
+        };
+        if self.insert(Flow::Question(question), number).is_some() {
+            self.questions += 1;
+        }
+    }
+
+    /// Takes a question's answer, or asks elsewhere.
+    fn answered(&mut self, id: u64, overdue: bool, now: Instant) {
+        let Some(Flow::Question(question)) = self.flows.get(&id) else { return };
+        match question.receive(&self.encoder, &mut self.scratch) {
+            Ok(None) if !overdue => {}
+            Ok(Some(answer)) => {
+                self.remove(id);
+                self.answer([answer]);
+            }
+            Ok(None) | Err(_) => {
+                let Some(Flow::Question(mut question)) = self.flows.remove(&id) else { return };
+                self.questions -= 1;
+                self.timers.remove(id);
+                if question.ask(now) {
+                    self.watch(question);
+                } else {
+                    let failure = question.failure(&self.encoder);
+                    self.answer(failure);
+                }
+            }
+        }
+    }
+
+    /// Lets the next flow in turn have its say.
+    fn give_flow(&mut self, deliver: &mut Deliver<'_>) {
+        let now = Instant::now();
+        let Some(id) = self.listed.pop_front() else { return };
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        *flow.listed() = false;
+        match flow {
+            Flow::Connection(connection) => {
+                let space = (self.scratch.as_mut_slice(), &mut self.frame);
+                let (given, verdict) = connection.give(&self.encoder, space, deliver, now);
+                if given == Given::NoRoom {
+                    connection.listed = true;
+                    self.listed.push_front(id);
+                    return;
+                }
+                self.carry_out(id, verdict, false);
+            }
+            Flow::Port(flow) => {
+                let frame = flow.receive(&self.encoder, &mut self.scratch, now);
+                self.answer(frame);
+                self.settle(id);
+            }
+            Flow::Question(_) => {}
+        }
+    }
+}
+
+fn is_group(address: IpAddr) -> bool {
+    let is_broadcast = |address: std::net::Ipv4Addr| address.octets()[3] == 255;
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || is_broadcast(address),
+        IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
+impl Link for Nat {
+    fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    fn event(&mut self, id: u64, events: EventSet) {
+        let now = Instant::now();
+        match self.flows.get_mut(&id) {
+            Some(Flow::Connection(connection)) => {
+                let was_connecting = connection.is_connecting();
+                let verdict = connection.socket_event(events, now);
+                self.carry_out(id, verdict, was_connecting);
+            }
+            Some(Flow::Port(flow)) => {
+                flow.readable |= events.intersects(EventSet::IN | EventSet::ERROR);
+                self.settle(id);
+            }
+            Some(Flow::Question(_)) => self.answered(id, false, now),
+            None => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(id) = self.timers.pop(now) {
+            match self.flows.get_mut(&id) {
+                Some(flow) if flow.deadline() > now => self.timers.set(id, flow.deadline()),
+                Some(Flow::Connection(connection)) => {
+                    let was_connecting = connection.is_connecting();
+                    let verdict = connection.expire(now);
+                    self.carry_out(id, verdict, was_connecting);
+                }
+                Some(Flow::Port(_)) => self.remove(id),
+                Some(Flow::Question(_)) => self.answered(id, true, now),
+                None => {}
+            }
+        }
+    }
+
+    fn takes(&self) -> bool {
+        self.answers.len() < MAXIMUM_ANSWERS
+    }
+
+    fn take(&mut self, frame: &[u8]) {
+        let now = Instant::now();
+        match parse::frame(frame) {
+            Some(Content::Arp(question)) => self.neighbour(&question.clone()),
+            Some(Content::Packet(packet)) => self.packet(&packet, now),
+            None => {}
+        }
+    }
+
+    fn has_frames(&self) -> bool {
+        !self.answers.is_empty() || !self.listed.is_empty()
+    }
+
+    fn give(&mut self, deliver: &mut Deliver<'_>) {
+        match self.answers.front() {
+            Some(frame) => {
+                if deliver(&encode::whole(frame)) {
+                    self.answers.pop_front();
+                }
+            }
+            None => self.give_flow(deliver),
+        }
+    }
+}
+
+impl std::fmt::Debug for Nat {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Nat")
+            .field("addresses", &self.addresses)
+            .field("flows", &self.flows.len())
+            .finish_non_exhaustive()
+    }
+}

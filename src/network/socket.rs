@@ -1,0 +1,154 @@
+//! Sockets of the host that do not block.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Linger, TcpNoDelay};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
+    SockaddrStorage, connect, recvfrom, recvmsg, sendto, setsockopt, socket,
+};
+
+/// The socket, and whether it is of IPv6.
+#[derive(Debug)]
+pub struct Datagrams {
+    socket: OwnedFd,
+    six: bool,
+}
+
+/// Why a datagram did not arrive.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Undelivered {
+    /// Where it was to go.
+    pub destination: SocketAddr,
+    /// Type and code of the ICMP message, or of what it stands for.
+    pub reason: (u8, u8),
+}
+
+fn new(six: bool, kind: SockType, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
+    let family = if six { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket(family, kind, flags, protocol)?)
+}
+
+/// Begins to connect.
+///
+/// # Errors
+/// The system's, where it is known at once that it will not do.
+pub fn begin_connect(peer: SocketAddr) -> io::Result<TcpStream> {
+    let socket = new(peer.is_ipv6(), SockType::Stream, None)?;
+    setsockopt(&socket, TcpNoDelay, &true)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(peer)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes closing the socket a reset.
+pub fn reset_on_close(socket: &TcpStream) {
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    // Where it fails the peer learns of the end in good order.
+    let _ = setsockopt(socket, Linger, &linger);
+}
+
+impl Datagrams {
+    /// A socket for UDP.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn udp(six: bool) -> io::Result<Self> {
+        Self::with(six, None)
+    }
+
+    /// A socket for echoes.
+    ///
+    /// # Errors
+    /// The system's: not everybody may have one.
+    pub fn echo(six: bool) -> io::Result<Self> {
+        let protocol = if six { SockProtocol::IcmpV6 } else { SockProtocol::Icmp };
+        Self::with(six, Some(protocol))
+    }
+
+    fn with(six: bool, protocol: Option<SockProtocol>) -> io::Result<Self> {
+        let socket = new(six, SockType::Datagram, protocol)?;
+        // So that the guest can be told what the network says.
+        if six {
+            setsockopt(&socket, Ipv6RecvErr, &true)?;
+        } else {
+            setsockopt(&socket, Ipv4RecvErr, &true)?;
+        }
+        Ok(Self { socket, six })
+    }
+
+    /// Its number, for `epoll_ctl`.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.socket.as_raw_fd()
+    }
+
+    /// Makes it take datagrams only from there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn connect(&self, peer: SocketAddr) -> io::Result<()> {
+        Ok(connect(self.number(), &SockaddrStorage::from(peer))?)
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn send(&self, destination: SocketAddr, data: &[u8]) -> io::Result<()> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let address = SockaddrStorage::from(destination);
+        let mut result = sendto(self.number(), data, &address, flags);
+        // The error of an earlier datagram is reported first; it comes by the queue as well.
+        if matches!(result, Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH)) {
+            result = sendto(self.number(), data, &address, flags);
+        }
+        Ok(result.map(|_| ())?)
+    }
+
+    /// Receives a datagram: its length and sender.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` where there is none.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<SocketAddr>)> {
+        let (length, address) = recvfrom::<SockaddrStorage>(self.number(), buffer)?;
+        Ok((length, address.as_ref().and_then(plain)))
+    }
+
+    /// What the network says of a datagram that was sent.
+    #[must_use]
+    pub fn undelivered(&self) -> Option<Undelivered> {
+        let mut space = nix::cmsg_space!([u8; 128]);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let message =
+            recvmsg::<SockaddrStorage>(self.number(), &mut [], Some(&mut space), flags).ok()?;
+        let destination = plain(message.address.as_ref()?)?;
+        let error = message.cmsgs().ok()?.find_map(|message| match message {
+            ControlMessageOwned::Ipv4RecvErr(error, _) => Some(error),
+            ControlMessageOwned::Ipv6RecvErr(error, _) => Some(error),
+            _ => None,
+        })?;
+        let from_network =
+            matches!(error.ee_origin, nix::libc::SO_EE_ORIGIN_ICMP | nix::libc::SO_EE_ORIGIN_ICMP6);
+        // Without a message of the network it is this host that knows no way.
+        let reason = match (from_network, self.six) {
+            (true, _) => (error.ee_type, error.ee_code),
+            (false, true) => (1, 0),
+            (false, false) => (3, 0),
+        };
+        Some(Undelivered { destination, reason })
+    }
+}
+
+fn plain(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(address) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from((address.ip(), address.port())));
+    }
+    let address = address.as_sockaddr_in6()?;
+    Some(SocketAddr::from((address.ip(), address.port())))
+}

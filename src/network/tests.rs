@@ -1,0 +1,127 @@
+//! A guest that sends anything at all.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::addresses::Addresses;
+use super::encode::{Encoder, Head};
+use super::nat::Nat;
+use super::packet::{self, ETHERNET, OFFLOAD};
+use super::parse::{self, Content};
+use crate::devices::net::{Link as _, Offloads};
+
+fn nat() -> Nat {
+    Nat::new(Addresses::on([20, 224]), PathBuf::from("/nonexistent"), Offloads::default()).unwrap()
+}
+
+/// All frames for the guest.
+fn frames(nat: &mut Nat) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while nat.has_frames() {
+        nat.give(&mut |pieces| {
+            frames.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
+            true
+        });
+    }
+    frames
+}
+
+/// A sound segment of the guest's to its gateway, where nobody listens.
+fn segment(flags: u16, data: &[u8]) -> Vec<u8> {
+    let encoder = Encoder { guest: [1; 6], gateway: [2; 6], offloads: Offloads::default() };
+    let head = Head {
+        source: "172.20.224.2:1000".parse().unwrap(),
+        destination: "172.20.224.1:9".parse().unwrap(),
+        sequence: 7,
+        acknowledgment: 99,
+        flags,
+        window: 1000,
+        options: None,
+        maximum: 1460,
+    };
+    let mut frame = Vec::new();
+    encoder.tcp(&mut frame, &head, &[data]);
+    frame.extend_from_slice(data);
+    frame
+}
+
+#[test]
+fn a_segment_of_no_connection_is_answered_as_the_standard_says() {
+    let mut nat = nat();
+    for (flags, sequence, acknowledgment) in
+        [(parse::SYN, 0, 11), (parse::ACK, 99, 10), (parse::SYN | parse::ACK, 99, 11)]
+    {
+        nat.take(&segment(flags, b"abc"));
+        let answers = frames(&mut nat);
+        let [answer] = &answers[..] else { panic!("{answers:?}") };
+        let Some(Content::Packet(packet)) = parse::frame(answer) else { panic!("{answer:?}") };
+        let answer = packet.tcp().unwrap();
+        assert!(answer.has(parse::RST));
+        assert_eq!((answer.sequence, answer.acknowledgment), (sequence, acknowledgment));
+    }
+    nat.take(&segment(parse::RST, b""));
+    assert!(frames(&mut nat).is_empty());
+}
+
+#[test]
+fn a_packet_of_somebody_else_or_with_a_wrong_checksum_is_dropped() {
+    let mut nat = nat();
+    let sound = segment(parse::SYN, b"");
+    for place in [OFFLOAD + ETHERNET + 15, OFFLOAD + ETHERNET + 25, sound.len() - 1] {
+        let mut damaged = sound.clone();
+        damaged[place] ^= 1;
+        nat.take(&damaged);
+        assert!(frames(&mut nat).is_empty(), "{place}");
+    }
+    nat.take(&sound);
+    assert_eq!(frames(&mut nat).len(), 1);
+}
+
+#[test]
+fn answers_to_a_guest_that_takes_none_do_not_pile_up() {
+    let mut nat = nat();
+    let mut taken = 0;
+    while nat.takes() && taken < 100_000 {
+        nat.take(&segment(parse::SYN, b""));
+        taken += 1;
+    }
+    assert!(taken < 1000);
+    frames(&mut nat);
+    assert!(nat.takes());
+}
+
+proptest! {
+    #[test]
+    fn any_change_of_a_frame_is_survived(
+        flags in 0_u16..64,
+        data: Vec<u8>,
+        changes: Vec<(prop::sample::Index, u8)>,
+        end: prop::sample::Index,
+        fix: bool,
+    ) {
+        let mut frame = segment(flags, &data);
+        for (place, value) in changes {
+            let place = place.index(frame.len());
+            frame[place] = value;
+        }
+        frame.truncate(end.index(frame.len()) + 1);
+        if fix && frame.len() >= OFFLOAD + ETHERNET + 20 {
+            // So that the rest is looked at.
+            frame[0] |= packet::NEEDS_CHECKSUM;
+            let header = OFFLOAD + ETHERNET..OFFLOAD + ETHERNET + 20;
+            frame[header.start + 10..header.start + 12].fill(0);
+            let sum = !packet::fold(packet::add(0, &frame[header.clone()]));
+            frame[header.start + 10..header.start + 12].copy_from_slice(&sum.to_be_bytes());
+            // Not to anywhere but the gateway.
+            frame[header.start + 16..header.end].copy_from_slice(&[172, 20, 224, 1]);
+        }
+        let mut nat = nat();
+        nat.take(&frame);
+        nat.expire(Instant::now());
+        for answer in frames(&mut nat) {
+            prop_assert!(answer.len() >= OFFLOAD + ETHERNET);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! A guest's network stack without a guest: that of this kernel, in a network namespace of
+//! its own, on a TAP device that is the cable to the NAT. The host is a second namespace.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use wslr::devices::net::{Link as _, Offloads};
+use wslr::guest::{interface, network};
+use wslr::network::addresses::{self, Addresses};
+use wslr::network::nat::Nat;
+use wslr::protocol::guest::Network;
+
+/// The host's address, which is not its loopback.
+pub const HOST4: &str = "198.51.100.1";
+/// The same of IPv6.
+pub const HOST6: &str = "2001:db8::1";
+
+/// A NAT between two namespaces.
+pub struct Link {
+    pub addresses: Addresses,
+    /// The host's `/etc/resolv.conf`.
+    pub resolver: PathBuf,
+    /// Drops one of so many frames each way, where it is not 0.
+    pub losses: Arc<AtomicU32>,
+    /// Flows of the NAT.
+    pub flows: Arc<AtomicUsize>,
+    guest: File,
+    stop: EventFd,
+    nat: Option<JoinHandle<()>>,
+    _directory: tempfile::TempDir,
+}
+
+/// Runs the calling test as root of a user namespace where it is not root; false where it
+/// has been run so.
+pub fn as_root() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let name = thread::current().name().unwrap().to_owned();
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--nocapture"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    false
+}
+
+impl Link {
+    /// Makes this thread's namespace the host, and a guest.
+    pub fn new() -> Self {
+        Self::with(Offloads { checksum: true, segments4: true, segments6: true })
+    }
+
+    /// The same with a guest that takes only this work.
+    pub fn with(offloads: Offloads) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+        let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
+        interface::bring_up("lo").unwrap();
+        interface::set_address("lo:1", HOST4.parse().unwrap(), 24).unwrap();
+        interface::set_address("lo", HOST6.parse().unwrap(), 64).unwrap();
+        // The kernel needs a moment until the address can be used.
+        let end = Instant::now() + Duration::from_secs(10);
+        while UdpSocket::bind((HOST6.parse::<IpAddr>().unwrap(), 0)).is_err() {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(10));
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let resolver = directory.path().join("resolv.conf");
+        fs::write(&resolver, format!("nameserver {HOST4}\n")).unwrap();
+        let addresses = Addresses::on([20, 224]);
+        let (tap, guest) = thread::spawn(move || make_guest(addresses)).join().unwrap();
+        let stop = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (losses, flows) = (Arc::<AtomicU32>::default(), Arc::<AtomicUsize>::default());
+        let nat = thread::spawn({
+            let stop = stop.try_clone().unwrap();
+            let (losses, flows) = (Arc::clone(&losses), Arc::clone(&flows));
+            let nat = Nat::new(addresses, resolver.clone(), offloads).unwrap();
+            move || serve(nat, tap, &stop, &losses, &flows)
+        });
+        let nat = Some(nat);
+        Self { addresses, resolver, losses, flows, guest, stop, nat, _directory: directory }
+    }
+
+    /// Runs something in the guest.
+    pub fn guest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let guest = self.guest.try_clone().unwrap();
+        thread::spawn(move || {
+            setns(guest, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
+    /// Runs something in the guest to its end.
+    pub fn in_guest<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.guest(work).join().unwrap()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.write(1).unwrap();
+        let result = self.nat.take().unwrap().join();
+        assert!(result.is_ok() || thread::panicking());
+    }
+}
+
+fn make_guest(addresses: Addresses) -> (File, File) {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"eth0") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    let call = |number: u64, argument: *mut libc::c_void| {
+        let result = unsafe { libc::ioctl(tap.as_raw_fd(), number as libc::Ioctl, argument) };
+        assert_eq!(result, 0, "{number:#x}: {}", std::io::Error::last_os_error());
+    };
+    let mut header: libc::c_int = 12;
+    // What the guest's side of the cable takes: completing checksums, and both TSOs.
+    let offloads = 1 | 2 | 4;
+    const TUNSETIFF: u64 = 0x4004_54ca;
+    const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+    const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+    call(TUNSETIFF, (&raw mut request).cast());
+    call(TUNSETVNETHDRSZ, (&raw mut header).cast());
+    call(TUNSETOFFLOAD, offloads as *mut libc::c_void);
+    let mut address = request;
+    address.ifr_ifru.ifru_hwaddr.sa_family = libc::ARPHRD_ETHER;
+    for (to, from) in
+        unsafe { &mut address.ifr_ifru.ifru_hwaddr.sa_data }.iter_mut().zip(addresses::GUEST_MAC)
+    {
+        *to = from.cast_signed();
+    }
+    call(libc::SIOCSIFHWADDR, (&raw mut address).cast());
+    interface::bring_up("lo").unwrap();
+    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let network = Network {
+        guest4: addresses.guest4,
+        gateway4: addresses.gateway4,
+        prefix4: addresses::PREFIX4,
+        six: Some((addresses.guest6, addresses.gateway6, addresses::PREFIX6)),
+        resolver: IpAddr::V4(addresses::RESOLVER),
+        search: None,
+    };
+    network::configure("eth0", &network).unwrap();
+    let flags = libc::O_NONBLOCK;
+    assert_eq!(unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_SETFL, flags) }, 0);
+    (tap, File::open(Path::new("/proc/thread-self/ns/net")).unwrap())
+}
+
+/// What the device's worker does, with a TAP for queues.
+fn serve(mut nat: Nat, mut tap: File, stop: &EventFd, losses: &AtomicU32, flows: &AtomicUsize) {
+    let add = |fd: i32, number| {
+        let interest = EpollEvent::new(EventSet::IN, number);
+        nat.epoll().ctl(ControlOperation::Add, fd, interest).unwrap();
+    };
+    add(stop.as_raw_fd(), 0);
+    add(tap.as_raw_fd(), 1);
+    let mut frame = vec![0; 1 << 17];
+    let mut random = 1_u32;
+    let mut lost = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let losses = losses.load(Ordering::Relaxed);
+        losses != 0 && (random >> 8).is_multiple_of(losses)
+    };
+    loop {
+        let timeout = match nat.deadline() {
+            _ if nat.has_frames() => 0,
+            None => -1,
+            Some(deadline) => {
+                deadline.saturating_duration_since(Instant::now()).as_millis() as i32 + 1
+            }
+        };
+        let mut ready = [EpollEvent::default(); 64];
+        let number = nat.epoll().wait(timeout, &mut ready).unwrap();
+        for report in &ready[..number] {
+            match report.data() {
+                0 => return,
+                1 => {
+                    for _ in 0..64 {
+                        if !nat.takes() {
+                            break;
+                        }
+                        let Ok(length) = tap.read(&mut frame) else { break };
+                        if !lost() {
+                            nat.take(&frame[..length]);
+                        }
+                    }
+                }
+                id => nat.event(id, report.event_set()),
+            }
+        }
+        nat.expire(Instant::now());
+        for _ in 0..64 {
+            if !nat.has_frames() {
+                break;
+            }
+            nat.give(&mut |pieces| {
+                if !lost() {
+                    let _ = tap.write_vectored(pieces);
+                }
+                true
+            });
+        }
+        flows.store(nat.flows(), Ordering::Relaxed);
+    }
+}
