@@ -63,8 +63,9 @@ impl Tree {
 
 /// The only distro's directory and version.
 fn distro(home: &Home) -> (PathBuf, u64) {
-    let output = home.wslr(["--list", "--json"]).command().output().unwrap();
+    let output = home.wslr(["--list", "--all", "--json"]).command().output().unwrap();
     let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{output:?}");
     let row = &rows[0];
     (row["basePath"].as_str().unwrap().into(), row["version"].as_u64().unwrap())
 }

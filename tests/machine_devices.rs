@@ -130,8 +130,8 @@ fn device(lun: &str) -> std::io::Result<PathBuf> {
         if let Some(name) = name {
             let name = name?.file_name();
             let path = Path::new("/dev").join(&name);
-            // The last of the links that the kernel makes for a disk.
-            if path.exists() && Path::new("/sys/block").join(&name).exists() {
+            // Until it opens, the node may still be that of a disk that has gone.
+            if File::open(&path).is_ok() && Path::new("/sys/block").join(&name).exists() {
                 return Ok(path);
             }
         }
