@@ -63,8 +63,8 @@ fn b197_a_name_is_found_and_its_server_answers() {
     // This distro's settings came with its archive.
     shell(ALPHA, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
     shell(ALPHA, "getent hosts deb.debian.org");
-    let request =
-        "HEAD /debian/dists/trixie/InRelease HTTP/1.0\\r\\nHost: deb.debian.org\\r\\n\\r\\n";
+    let request = "HEAD /debian/dists/trixie/InRelease HTTP/1.1\\r\\nHost: deb.debian.org\\r\\n\
+                   User-Agent: wslr\\r\\nConnection: close\\r\\n\\r\\n";
     let line = format!("exec 3<>/dev/tcp/deb.debian.org/80; printf '{request}' >&3; head -n 1 <&3");
     let output = in_distro(ALPHA, &["bash", "-c", &line]);
     let answer = String::from_utf8_lossy(&output.stdout).into_owned();
