@@ -25,6 +25,8 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use self::ring::Ring;
+
 /// The guest's memory as devices see it.
 pub type GuestMemory = Arc<GuestMemoryMmap>;
 
@@ -58,6 +60,28 @@ pub struct Activation {
     pub interrupt: Arc<dyn Interrupt>,
     /// The features both sides agreed on.
     pub features: u64,
+}
+
+impl Activation {
+    /// The queues as rings, in order, each with its notification.
+    pub fn rings(self) -> impl Iterator<Item = (Ring, EventFd)> {
+        let Self { memory, queues, interrupt, features } = self;
+        queues.into_iter().zip(0..).map(move |(active, index)| {
+            let (memory, interrupt) = (Arc::clone(&memory), Arc::clone(&interrupt));
+            let ring = Ring::new(index, active.queue, memory, interrupt, features);
+            (ring, active.notified)
+        })
+    }
+}
+
+/// Reads from a configuration space; bytes beyond it read zero.
+pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let bytes =
+        usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or_default();
+    for (to, from) in data.iter_mut().zip(bytes) {
+        *to = *from;
+    }
 }
 
 /// Why a device could not start working.

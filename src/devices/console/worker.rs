@@ -8,7 +8,7 @@ use crate::devices::worker::Worker;
 use crate::devices::{Activation, ActivationError};
 
 /// The queue from the guest.
-const TRANSMIT: u16 = 1;
+const TRANSMIT: usize = 1;
 /// How much is moved at once.
 const CHUNK: usize = 4096;
 
@@ -17,21 +17,8 @@ const CHUNK: usize = 4096;
 /// # Errors
 /// [`ActivationError::Resources`].
 pub fn start(activation: Activation, log: Arc<ConsoleLog>) -> Result<Worker, ActivationError> {
-    let Activation { memory, queues, interrupt, features } = activation;
-    let mut events = Vec::new();
-    let mut rings = Vec::new();
-    for (index, active) in (0..).zip(queues) {
-        if index == TRANSMIT {
-            events.push(active.notified);
-            rings.push(Ring::new(
-                index,
-                active.queue,
-                Arc::clone(&memory),
-                Arc::clone(&interrupt),
-                features,
-            ));
-        }
-    }
+    let served = activation.rings().skip(TRANSMIT).take(1);
+    let (mut rings, events): (Vec<_>, Vec<_>) = served.unzip();
     Worker::start("console", events, move |position| {
         if let Some(ring) = rings.get_mut(position) {
             drain(ring, &log);

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -16,8 +15,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::state::NetState;
 use super::worker::Worker;
 use super::{Link, Offloads};
-use crate::devices::ring::Ring;
-use crate::devices::{Activation, ActivationError, VirtioDevice};
+use crate::devices::{Activation, ActivationError, VirtioDevice, read_space};
 
 /// The receive and transmit queues. A frame of 64 KiB takes 17 pages of the first.
 const QUEUE_SIZES: [u16; 2] = [512, 256];
@@ -91,15 +89,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn read_configuration(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let configuration = self.configuration();
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| configuration.get(offset..))
-            .unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        read_space(&self.configuration(), offset, data);
     }
 
     fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
@@ -115,16 +105,7 @@ impl VirtioDevice for NetDevice {
             segments6: checksum && has(VIRTIO_NET_F_GUEST_TSO6),
         };
         let mergeable = has(VIRTIO_NET_F_MRG_RXBUF);
-        let mut queues = activation.queues.into_iter().zip(0..).map(|(active, index)| {
-            let ring = Ring::new(
-                index,
-                active.queue,
-                Arc::clone(&activation.memory),
-                Arc::clone(&activation.interrupt),
-                activation.features,
-            );
-            (ring, active.notified)
-        });
+        let mut queues = activation.rings();
         let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
             return Err(resources(io::ErrorKind::InvalidInput.into()));
         };

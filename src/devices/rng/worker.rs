@@ -17,21 +17,9 @@ const MAXIMUM: usize = 4096;
 /// # Errors
 /// [`ActivationError::Resources`].
 pub fn start(activation: Activation) -> Result<Worker, ActivationError> {
-    let Activation { memory, queues, interrupt, features } = activation;
     let mut source = File::open("/dev/urandom")
         .map_err(|source| ActivationError::Resources { device: "rng", source })?;
-    let mut events = Vec::new();
-    let mut rings = Vec::new();
-    for (index, active) in (0..).zip(queues) {
-        events.push(active.notified);
-        rings.push(Ring::new(
-            index,
-            active.queue,
-            Arc::clone(&memory),
-            Arc::clone(&interrupt),
-            features,
-        ));
-    }
+    let (mut rings, events): (Vec<_>, Vec<_>) = activation.rings().unzip();
     Worker::start("rng", events, move |position| {
         if let Some(ring) = rings.get_mut(position) {
             fill(ring, &mut source);

@@ -1,7 +1,5 @@
 //! The adapter as the transport sees it.
 
-use std::sync::Arc;
-
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_SCSI;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -13,9 +11,8 @@ use super::pool::Pool;
 use super::state::ScsiState;
 use super::wire::{self, Configuration, Event};
 use super::worker::{self as scsi_worker, Context};
-use crate::devices::ring::Ring;
 use crate::devices::worker::Worker;
-use crate::devices::{Activation, ActivationError, VirtioDevice};
+use crate::devices::{Activation, ActivationError, VirtioDevice, read_space};
 
 const CONTROL_QUEUE_SIZE: u16 = 64;
 const REQUEST_QUEUE_SIZE: u16 = 256;
@@ -90,26 +87,19 @@ impl ScsiDevice {
         let running =
             self.running.insert(Running { context: context.clone(), workers: Vec::new() });
         context.pool.start().map_err(resources)?;
-        let mut queues = activation.queues.into_iter().zip(0..).map(|(active, index)| {
-            let ring = Ring::new(
-                index,
-                active.queue,
-                Arc::clone(&activation.memory),
-                Arc::clone(&activation.interrupt),
-                activation.features,
-            );
-            (ring, active.notified, index)
-        });
-        let (Some((control, control_notified, _)), Some((events, events_notified, _))) =
+        let mut queues = activation.rings();
+        let (Some((control, control_notified)), Some((events, events_notified))) =
             (queues.next(), queues.next())
         else {
             return Err(resources(std::io::ErrorKind::InvalidInput.into()));
         };
-        for (ring, notified, index) in queues.filter(|(ring, ..)| !ring.is_broken()) {
+        for (index, (ring, notified)) in
+            queues.enumerate().filter(|(_, (ring, _))| !ring.is_broken())
+        {
             let name = match index {
-                2 => "scsi-queue0",
-                3 => "scsi-queue1",
-                4 => "scsi-queue2",
+                0 => "scsi-queue0",
+                1 => "scsi-queue1",
+                2 => "scsi-queue2",
                 _ => "scsi-queue3",
             };
             let thread = scsi_worker::start_requests(context.clone(), name, ring, notified)?;
@@ -149,14 +139,7 @@ impl VirtioDevice for ScsiDevice {
     }
 
     fn read_configuration(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.configuration.as_bytes().get(offset..))
-            .unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        read_space(self.configuration.as_bytes(), offset, data);
     }
 
     fn write_configuration(&mut self, offset: u64, data: &[u8]) {

@@ -1,7 +1,5 @@
 //! The device as the transport sees it.
 
-use std::sync::Arc;
-
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -10,8 +8,7 @@ use super::GUEST_CID;
 use super::handle::Vsock;
 use super::state::VsockState;
 use super::worker::Worker;
-use crate::devices::ring::Ring;
-use crate::devices::{Activation, ActivationError, VirtioDevice};
+use crate::devices::{Activation, ActivationError, VirtioDevice, read_space};
 
 /// The receive, transmit and event queues.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
@@ -61,13 +58,7 @@ impl VirtioDevice for VsockDevice {
     }
 
     fn read_configuration(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let cid = GUEST_CID.to_le_bytes();
-        let bytes =
-            usize::try_from(offset).ok().and_then(|offset| cid.get(offset..)).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        read_space(&GUEST_CID.to_le_bytes(), offset, data);
     }
 
     fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
@@ -75,16 +66,7 @@ impl VirtioDevice for VsockDevice {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.worker = None;
         let resources = |source| ActivationError::Resources { device: "vsock", source };
-        let mut queues = activation.queues.into_iter().zip(0..).map(|(active, index)| {
-            let ring = Ring::new(
-                index,
-                active.queue,
-                Arc::clone(&activation.memory),
-                Arc::clone(&activation.interrupt),
-                activation.features,
-            );
-            (ring, active.notified)
-        });
+        let mut queues = activation.rings();
         let (Some(receive), Some(transmit), Some(event)) =
             (queues.next(), queues.next(), queues.next())
         else {
