@@ -9,6 +9,7 @@
 pub mod directory;
 pub mod path;
 pub mod process;
+pub mod segments;
 pub mod wire;
 
 use std::io::Read;

@@ -120,38 +120,3 @@ impl Read for Content<'_> {
         })
     }
 }
-
-/// Reads the bytes of a file's segments, one after the other.
-pub(super) struct SegmentContent<'a> {
-    content: Content<'a>,
-    segments: &'a [Segment],
-    /// In the first segment.
-    position: u64,
-}
-
-impl<'a> SegmentContent<'a> {
-    pub(super) fn new(content: Content<'a>, segments: &'a [Segment]) -> Self {
-        Self { content, segments, position: 0 }
-    }
-}
-
-impl Read for SegmentContent<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some((segment, rest)) = self.segments.split_first() {
-            let left = segment.length - self.position;
-            if left == 0 {
-                self.segments = rest;
-                self.position = 0;
-                continue;
-            }
-            self.content
-                .seek(segment.offset + self.position)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let count = self.content.read(buffer.get_mut(..wanted).unwrap_or_default())?;
-            self.position += count as u64;
-            return Ok(count);
-        }
-        Ok(0)
-    }
-}

@@ -1,10 +1,11 @@
 //! Everything in an image as tree entries.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
 
 use super::Image;
 use super::attributes;
-use super::content::{self, Content, SegmentContent};
+use super::content::{self, Content};
 use super::directory;
 use super::error::ReadError;
 use super::inode::{Inode, Map};
@@ -13,6 +14,7 @@ use crate::ext4::format::{
     MODE_SOCKET, MODE_SYMBOLIC_LINK, ROOT,
 };
 use crate::tree::path::TreePath;
+use crate::tree::segments::SegmentReader;
 use crate::tree::{CopyError, Entry, Kind, Metadata, Segment, Sink};
 
 /// A directory on the way down, and the names in it that are still to come, the next one
@@ -172,7 +174,13 @@ impl<S: Sink> Walk<'_, S> {
         }
         let blocks = &self.image.blocks;
         let segments = content::segments(blocks, inode)?;
-        let mut content = SegmentContent::new(Content::new(blocks, inode)?, &segments);
+        let mut content = Content::new(blocks, inode)?;
+        let mut content = SegmentReader::new(&segments, |space, offset| {
+            content
+                .seek(offset)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            content.read(space)
+        });
         self.add(path, metadata, Kind::File { size, segments: &segments, content: &mut content })
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -21,6 +20,7 @@ use super::error::{Action, Error};
 use super::note::{self, Note};
 use super::system::{Place, open_directory};
 use crate::tree::path::TreePath;
+use crate::tree::segments::SegmentReader;
 use crate::tree::{CopyError, Entry, Kind, Metadata, Segment, Sink, Timestamp};
 
 /// How many directories are kept open on the way down.
@@ -190,7 +190,8 @@ fn file<S: Sink>(
     }
     let size = opened.st_size.unsigned_abs();
     let segments = segments(&open, size).map_err(|error| failed(path, error))?;
-    let mut content = Content { file: open.into(), segments: &segments, position: 0 };
+    let file = File::from(open);
+    let mut content = SegmentReader::new(&segments, |space, offset| file.read_at(space, offset));
     let kind = Kind::File { size, segments: &segments, content: &mut content };
     sink.add(Entry { path, metadata: &metadata, kind }).map_err(CopyError::Sink)
 }
@@ -318,31 +319,4 @@ fn segments(file: &OwnedFd, size: u64) -> Result<Vec<Segment>, Errno> {
         position = stop;
     }
     Ok(segments)
-}
-
-/// The bytes of a file's segments.
-struct Content<'a> {
-    file: File,
-    segments: &'a [Segment],
-    /// In the first segment.
-    position: u64,
-}
-
-impl Read for Content<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some((segment, rest)) = self.segments.split_first() {
-            let left = segment.length - self.position;
-            if left == 0 {
-                self.segments = rest;
-                self.position = 0;
-                continue;
-            }
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let space = buffer.get_mut(..wanted).unwrap_or_default();
-            let count = self.file.read_at(space, segment.offset + self.position)?;
-            self.position += count as u64;
-            return Ok(count);
-        }
-        Ok(0)
-    }
 }
