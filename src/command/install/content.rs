@@ -72,13 +72,10 @@ impl Content {
         installation: &Installation,
         options: ext4::Options,
     ) -> Result<Details, Failure> {
-        match self {
-            Self::File { typed, .. } => {
-                output::print(&format!("Installing: {}\n", typed.display()))?;
-                self.unpack(context, installation, options)
-            }
-            Self::Entry(entry) => source::write(context, installation, options, entry),
+        if let Self::File { typed, .. } = self {
+            output::print(&format!("Installing: {}\n", typed.display()))?;
         }
+        self.unpack(context, installation, options)
     }
 
     /// The same without a word of what is installed.
