@@ -122,7 +122,7 @@ pub(super) fn unregister(paths: &Paths, name: &str) -> Result<(), Failure> {
 
 /// Ends a distro and does what needs it ended. Again where it is busy: somebody started it
 /// in between, or the service is about to let go of its root.
-fn once_ended<T, E: Diagnose>(
+pub(super) fn once_ended<T, E: Diagnose>(
     paths: &Paths,
     distro: Uuid,
     context: &str,
@@ -153,7 +153,7 @@ pub(super) fn no_default(error: RegistryError) -> Failure {
     }
 }
 
-fn service(error: RegistryError) -> Failure {
+pub(super) fn service(error: RegistryError) -> Failure {
     Failure::new("Wsl/Service", &error)
 }
 

@@ -12,7 +12,7 @@ use crate::config::paths::Paths;
 use crate::download::Fetcher;
 use crate::error::Failure;
 use crate::manifest::{Catalog, Settings};
-use crate::registry::{Distro, Registry, RegistryError, State};
+use crate::registry::{Activity, Distro, Registry, RegistryError, State};
 
 /// One row of a listing.
 #[derive(Debug, Serialize)]
@@ -89,7 +89,9 @@ fn online(list: &List) -> Result<(), Failure> {
 fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a>> {
     let default = registry.default_distro().ok().map(|distro| distro.id);
     let shown = |distro: &&Distro| {
-        let usable = distro.state == State::Installed && !distro.is_converting();
+        let usable = distro.state == State::Installed
+            && !distro.is_converting()
+            && (running.contains(&distro.id) || distro.held_for().is_none());
         let wanted = usable || list.all || list.verbose;
         let abandoned = distro.state == State::Installing && distro.is_abandoned();
         wanted && !abandoned && (!list.running || list.verbose || running.contains(&distro.id))
@@ -107,6 +109,7 @@ fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a
                 State::Uninstalling => "Uninstalling",
                 State::Installed if distro.is_converting() => "Converting",
                 State::Installed if running.contains(&distro.id) => "Running",
+                State::Installed if distro.held_for() == Some(Activity::Exporting) => "Exporting",
                 State::Installed => "Stopped",
             },
             version: distro.version,

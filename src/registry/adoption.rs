@@ -44,6 +44,7 @@ pub fn adopt(
             disk: name.to_owned(),
             leftover: None,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: details.flavor,

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::distro::{partial, root_name};
+use super::hold::lock_distro;
 use super::installation::clear_abandoned;
-use super::lock::{failed, lock_root, make_root};
+use super::lock::{failed, make_root};
 use super::removal::delete_root;
 use super::{Distro, Registry, RegistryError, update};
 use crate::config::paths::Paths;
@@ -44,7 +45,7 @@ impl Conversion {
             if record.version == version {
                 return Err(RegistryError::SameVersion { name: record.name, version });
             }
-            let old = lock_root(&record.disk_path())?;
+            let old = lock_distro(&record)?;
             let name = root_name(version);
             let new = record.base_path.join(name);
             if new.symlink_metadata().is_ok() {

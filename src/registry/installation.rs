@@ -194,6 +194,7 @@ fn reserve(
         disk: plan.disk.clone().unwrap_or_else(|| root_name(version).to_owned()),
         leftover: None,
         state: State::Installing,
+        activity: None,
         default_uid: 0,
         run_oobe: !plan.is_import,
         flavor: String::new(),
@@ -229,6 +230,7 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
     registry.distros.retain(|distro| !distro.is_abandoned() || delete_disk(distro).is_err());
     for distro in &mut registry.distros {
         clear_leftover(distro);
+        distro.activity = distro.held_for();
     }
     // A directory that never came to a record.
     let Ok(directories) = fs::read_dir(paths.distros()) else { return };

@@ -187,6 +187,7 @@ mod tests {
             disk: "ext4.img".to_owned(),
             leftover: None,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: String::new(),

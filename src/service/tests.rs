@@ -290,6 +290,7 @@ impl Service {
             disk: if version == 1 { "rootfs" } else { "ext4.img" }.to_owned(),
             leftover: None,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: String::new(),

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::table::{OPTIONS, VERBS};
 use crate::protocol::session::{Directory, Program};
 pub use error::GrammarError;
-pub use invocation::{Import, Install, Invocation, List, Run, Selection};
+pub use invocation::{Export, ExportFormat, Import, Install, Invocation, List, Run, Selection};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Shell {
