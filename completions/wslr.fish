@@ -30,6 +30,8 @@ complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l quiet -s q 
 complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l verbose -s v -d 'With state and version.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l online -s o -d 'Those that can be installed.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --list -l' -l json -d 'Print JSON.'
+complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l manage -x -a '(wslr --list --quiet 2>/dev/null)' -d 'Change one thing of a distribution.'
+complete -c wslr -n 'contains -- (commandline -opc)[2] --manage' -l set-default-user -x -d 'Run its commands as this user.'
 complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l set-default -s s -x -a '(wslr --list --quiet 2>/dev/null)' -d 'Make a distribution the default one.'
 complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l set-default-version -x -a '(seq 2)' -d 'Choose the version of new distributions.'
 complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l set-version -x -a '(wslr --list --quiet 2>/dev/null)' -d 'Convert a distribution to the other version.'

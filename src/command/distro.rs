@@ -15,7 +15,7 @@ use crate::config::paths::Paths;
 use crate::convert::{self, ConvertError};
 use crate::error::{Diagnose, Failure};
 use crate::protocol::session::Directory;
-use crate::registry::{self, Registry, RegistryError};
+use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::terminal::progress::Progress;
 
 /// How often a root that a service has just let go of is tried.
@@ -153,7 +153,20 @@ pub(super) fn no_default(error: RegistryError) -> Failure {
     }
 }
 
-fn service(error: RegistryError) -> Failure {
+/// Changes the record of a distro.
+pub(super) fn update(
+    paths: &Paths,
+    id: Uuid,
+    change: impl FnOnce(&mut Distro),
+) -> Result<(), RegistryError> {
+    registry::update(paths, |registry| {
+        change(registry.record(id).ok_or(RegistryError::NotFound)?);
+        Ok(())
+    })
+}
+
+/// The failure of the registry.
+pub(super) fn service(error: RegistryError) -> Failure {
     Failure::new("Wsl/Service", &error)
 }
 

@@ -171,6 +171,11 @@ pub const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        flag: Flag::new("--manage", "Change one thing of a distribution."),
+        operands: NAME,
+        options: &[Flag::new("--set-default-user", "Run its commands as this user.").value("USER")],
+    },
+    Verb {
         flag: Flag::new("--set-default", "Make a distribution the default one.")
             .short('s')
             .alias("--setdefault"),

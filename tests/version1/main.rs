@@ -16,6 +16,7 @@ mod escape;
 mod fixture;
 mod lifetime;
 mod listing;
+mod manage;
 mod single;
 mod streams;
 #[path = "../machine_distro/terminal.rs"]

@@ -28,6 +28,8 @@ pub enum Invocation {
     Install(Install),
     /// List distros.
     List(List),
+    /// Change one thing of a distro.
+    Manage(Manage),
     /// Run a command or a shell.
     Run(Run),
     /// Make a distro the default one.
@@ -116,6 +118,25 @@ pub struct List {
     pub running: bool,
     /// With state and version.
     pub verbose: bool,
+}
+
+/// What to change of which distro.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Manage {
+    /// The distro's name.
+    pub name: String,
+    /// What to change.
+    pub action: ManageAction,
+}
+
+/// One thing of a distro that can be changed (behaviour reference 1.11).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ManageAction {
+    /// The user that commands run as where none is named.
+    SetDefaultUser {
+        /// The user's name in the distro.
+        user: String,
+    },
 }
 
 /// What to make a distro of, and how.
