@@ -22,7 +22,7 @@ _wslr() {
             words="--all --running --quiet -q --verbose -v --online -o --json"
             ;;
         --manage)
-            words="--set-default-user"
+            words="--set-default-user --move -m --resize -r --set-sparse -s --allow-unsafe --compact --clone --location -l --snapshot --restore --list-snapshots --delete-snapshot --json"
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
             ;;
         --set-default|-s)

@@ -18,6 +18,7 @@ mod lifetime;
 mod listing;
 mod manage;
 mod single;
+mod storage;
 mod streams;
 #[path = "../machine_distro/terminal.rs"]
 mod terminal;

@@ -132,6 +132,50 @@ pub struct Manage {
 /// One thing of a distro that can be changed (behaviour reference 1.11).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ManageAction {
+    /// Make another distro of it.
+    Clone {
+        /// The other's name.
+        name: String,
+        /// The directory of its disk.
+        location: Option<PathBuf>,
+    },
+    /// Give the space of free blocks back.
+    Compact,
+    /// Delete a snapshot.
+    DeleteSnapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Show the snapshots.
+    ListSnapshots {
+        /// As JSON.
+        json: bool,
+    },
+    /// Keep it in another directory.
+    Move {
+        /// Which.
+        to: PathBuf,
+    },
+    /// Make its disk larger or smaller.
+    Resize {
+        /// In bytes.
+        size: u64,
+    },
+    /// Make it what it was when a snapshot was taken.
+    Restore {
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// Take a snapshot.
+    Snapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Whether its disk gives space back by itself.
+    SetSparse {
+        /// It does.
+        sparse: bool,
+    },
     /// The user that commands run as where none is named.
     SetDefaultUser {
         /// The user's name in the distro.
