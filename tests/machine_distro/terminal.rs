@@ -108,17 +108,19 @@ pub fn session() {
     // SAFETY: the size is a live value of the type that the request takes.
     unsafe { set_size(std::os::fd::AsRawFd::as_raw_fd(&terminal.master), &size(50, 132)) }.unwrap();
     // The new size takes its way through the service and two sockets.
-    terminal.type_in("until stty size | grep 132; do sleep 1; done; sleep 1234\n");
+    terminal.type_in("until stty size | grep 132; do sleep 1; done\n");
     terminal.expect("50 132");
-    // A Ctrl-C between two programs of a line would belong to neither.
-    std::thread::sleep(Duration::from_secs(3));
+    // A key between two programs of a line would belong to neither, so that each program
+    // says itself that it is in the foreground.
+    terminal.type_in("sh -c 'echo wai''ting; exec sleep 1234'\n");
+    terminal.expect("waiting\r\n");
     terminal.type_in("\x03");
     terminal.type_in("echo status $?; echo af''ter\n");
     terminal.expect("status 130");
     terminal.expect("after");
 
-    terminal.type_in("sleep 4321\n");
-    std::thread::sleep(Duration::from_secs(3));
+    terminal.type_in("sh -c 'echo wai''ting; exec sleep 4321'\n");
+    terminal.expect("waiting\r\n");
     terminal.type_in("\x1a");
     terminal.expect("Stopped");
     terminal.type_in("jobs; kill %1; wait; echo do''ne\n");
