@@ -103,6 +103,17 @@ impl Diagnose for ClientError {
     }
 }
 
+impl ClientError {
+    /// Why a request could not be sent.
+    #[must_use]
+    pub fn sending(paths: &Paths, error: FrameError) -> Self {
+        match error {
+            FrameError::TooLong { .. } => Self::TooLong,
+            source => Self::Lost { log: log(paths), source },
+        }
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::new("Wsl/Service", &error)

@@ -6,6 +6,8 @@ mod error;
 mod source;
 mod target;
 
+use std::fs::File;
+
 use uuid::Uuid;
 
 use crate::config::paths::Paths;
@@ -13,7 +15,7 @@ use crate::config::wslconfig::WslConfig;
 use crate::ext4;
 use crate::registry::{Conversion, Distro};
 use crate::terminal::interrupt::Guard;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{Bar, Progress};
 use crate::tree::{CopyError, process};
 
 pub use self::counted::Counted;
@@ -44,16 +46,34 @@ pub fn convert(
     // What an installation would give the disk.
     let size = WslConfig::load(paths).default_vhd_size;
     let options = ext4::Options { size, uuid: id, ..ext4::Options::default() };
-    let mut target = Target::new(version, new, options)?;
     let bar = progress.bytes(format!("Converting {}", conversion.record().name), None);
-    let mut counted = Counted::new(&mut target, &bar);
-    read_root(conversion.record(), old, &mut counted).map_err(|error| match error {
+    rewrite(conversion.record(), old, (version, new), options, &bar)?;
+    Ok(conversion.finish()?)
+}
+
+/// Writes all that is in a distro's root, open for reading, to a new root of that version,
+/// and waits until it is on the disk. Gives the bytes of all files. The options are those
+/// of a disk.
+///
+/// # Errors
+/// Where one of the roots cannot be read or written.
+pub fn rewrite(
+    record: &Distro,
+    old: File,
+    (version, new): (u32, File),
+    options: ext4::Options,
+    bar: &Bar,
+) -> Result<u64, ConvertError> {
+    let mut target = Target::new(version, new, options)?;
+    let mut counted = Counted::new(&mut target, bar);
+    read_root(record, old, &mut counted).map_err(|error| match error {
         CopyError::Source(error) => error.into(),
         CopyError::Sink(error) => unread(error),
     })?;
+    let bytes = counted.bytes();
     bar.label("Finishing");
     target.finish()?;
-    Ok(conversion.finish()?)
+    Ok(bytes)
 }
 
 /// A failure to read content comes back from who was to write it.

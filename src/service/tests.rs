@@ -289,6 +289,8 @@ impl Service {
             base_path: base,
             disk: if version == 1 { "rootfs" } else { "ext4.img" }.to_owned(),
             leftover: None,
+            elsewhere: None,
+            reserved: false,
             state: State::Installed,
             activity: None,
             default_uid: 0,

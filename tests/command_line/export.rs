@@ -263,9 +263,18 @@ fn b096_a_distro_being_exported_is_locked() {
     ] {
         home.wslr(words).fails(message, None, Some(&format!("{context}/{code}"))).run();
     }
-    let converted = home.wslr(["--set-version", "A", "1"]).into_command().output().unwrap();
-    let said = String::from_utf8(converted.stderr).unwrap();
-    assert!(said.ends_with(&format!("{message}\nError code: Wsl/Service/{code}\n")), "{said}");
+    for words in [
+        ["--set-version", "A", "1"].as_slice(),
+        &["--manage", "A", "--resize", "8GB"],
+        &["--manage", "A", "--set-sparse", "false"],
+        &["--manage", "A", "--move", "elsewhere"],
+        &["--manage", "A", "--clone", "C"],
+    ] {
+        let output = home.wslr(words).into_command().output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(255), "{said}");
+        assert!(said.contains("/E_ILLEGAL_STATE_CHANGE\n"), "{words:?}: {said}");
+    }
     // It goes on where its reader does, and the distro is free then.
     let mut archive = Vec::new();
     child.stdout.take().unwrap().read_to_end(&mut archive).unwrap();

@@ -13,6 +13,7 @@ mod grammar;
 mod import;
 mod install;
 mod listing;
+mod manage;
 mod manifest;
 mod registry;
 mod versions;
