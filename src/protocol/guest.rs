@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -49,6 +49,12 @@ pub enum Request {
     Configure(Configure),
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
+    /// Look what the distro is used for beside its sessions. Answered with one text for each
+    /// use, in the place of warnings; with none where it is idle.
+    Look {
+        /// Which.
+        distro: Uuid,
+    },
     /// Mount the distro's disk and start its init. Answered when it takes sessions.
     StartDistro(StartDistro),
     /// End the distro and let go of its disk. Answered when the disk can be detached.

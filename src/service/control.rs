@@ -185,6 +185,7 @@ impl Control {
 fn action(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "take its configuration",
+        Request::Look { .. } => "look what the distribution is used for",
         Request::PowerOff => "power off",
         Request::StartDistro(_) => "start the distribution",
         Request::StopDistro { .. } => "stop the distribution",
