@@ -14,6 +14,7 @@ use crate::config::paths::Paths;
 use crate::error::{Diagnose, Failure, chain};
 use crate::kernel;
 use crate::namespaces::user::Mapping;
+use crate::network::ports::Forwarded;
 
 /// Prints the defaults, what can run, and what runs.
 pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
@@ -41,6 +42,11 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
         .filter_map(|running| registry.by_id(running.distro).ok())
         .map(|distro| distro.name.as_str())
         .collect();
+    let ports: Vec<Value> = status
+        .iter()
+        .flat_map(|status| &status.ports)
+        .map(|port| port_json(port, registry.by_id(port.distro).ok().map(|one| &*one.name)))
+        .collect();
     output::json(&json!({
         "defaultDistribution": default,
         "defaultVersion": default_version,
@@ -49,6 +55,7 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
             version_json(2, second.as_ref().err(), None),
         ],
         "running": running,
+        "ports": ports,
         "service": status.as_ref().map(|status| json!({ "process": status.process })),
         "machine": machine.map(|machine| json!({
             "kernel": machine.kernel,
@@ -56,6 +63,19 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
             "processors": machine.processors,
         })),
     }))
+}
+
+/// A port that a distro listens on.
+fn port_json(port: &Forwarded, distro: Option<&str>) -> Value {
+    json!({
+        "protocol": port.transport,
+        "port": port.port,
+        "distribution": distro,
+        "address": port.address,
+        "process": port.process,
+        "state": if port.problem.is_none() { "active" } else { "wanted" },
+        "reason": port.problem,
+    })
 }
 
 fn no(error: &Unavailable) -> String {

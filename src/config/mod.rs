@@ -2,6 +2,7 @@
 
 pub mod hostname;
 pub mod keys;
+pub mod networking;
 pub mod paths;
 pub mod size;
 pub mod syntax;
