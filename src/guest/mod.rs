@@ -22,6 +22,7 @@ pub mod host_cgroup;
 pub mod init;
 pub mod interface;
 pub mod job;
+pub mod listeners;
 pub mod log;
 pub mod network;
 pub mod server;

@@ -45,6 +45,11 @@ pub trait Platform {
     /// The descriptors from which sessions come, to poll for input.
     fn interests(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// What the service is to be told. Never waits.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
     /// When [`Platform::arrived`] has something to do whatever comes.
     fn deadline(&self) -> Option<Instant>;
 
@@ -188,6 +193,9 @@ impl<P: Platform> Server<P> {
             }
             self.control.flush();
             self.take_requests();
+            for event in self.platform.events() {
+                self.control.send(&event);
+            }
             for session in self.platform.arrived() {
                 self.hand_over(session);
             }

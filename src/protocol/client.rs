@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::session::{Directory, ExitStatus, Input, Program, Streams};
 use crate::error::Failure;
+use crate::network::ports::Forwarded;
 
 /// The first frame of a command: the build, so that a command never talks to a service
 /// of another version.
@@ -111,6 +112,8 @@ pub struct Status {
     pub machine: Option<Machine>,
     /// The running distros.
     pub distros: Vec<RunningDistro>,
+    /// The ports on which version 2's listen.
+    pub ports: Vec<Forwarded>,
 }
 
 /// The running VM.

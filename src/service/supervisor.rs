@@ -23,6 +23,7 @@ use super::vm::Vm;
 use super::{distro, lock};
 use crate::config::paths::Paths;
 use crate::error::Failure;
+use crate::network::ports::Ports;
 use crate::protocol::client::{self, Progress, RunningDistro, Status};
 use crate::protocol::guest::Root;
 
@@ -219,7 +220,9 @@ impl Supervisor {
             })
             .collect();
         distros.sort_by_key(|running| running.distro);
-        Status { process: std::process::id(), machine, distros }
+        let vm = state.virtual_machine.vm();
+        let ports = vm.and_then(|vm| vm.machine.ports()).map(Ports::list).unwrap_or_default();
+        Status { process: std::process::id(), machine, distros, ports }
     }
 
     /// Starts the distro where it does not run, and claims a session in it. Warnings for
