@@ -20,6 +20,7 @@ mod listing;
 mod manage;
 mod single;
 mod streams;
+mod surroundings;
 #[path = "../machine_distro/terminal.rs"]
 mod terminal;
 mod words;
