@@ -23,8 +23,10 @@ use super::distro::{self, Kernel, Modules, Options, link};
 use super::job::{Job, Outcome};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, disk, log, network, sys};
-use crate::protocol::guest::{CONTROL_PORT, Configure, GuestError, Root, STREAM_PORT, StartDistro};
+use super::{boot, cgroup, disk, log, network, sys, volume};
+use crate::protocol::guest::{
+    CONTROL_PORT, Configure, GuestError, Request, Root, STREAM_PORT, StartDistro,
+};
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
@@ -156,6 +158,21 @@ impl Platform for VirtualMachine {
         cgroup::create(distro)
             .map_err(|error| log::warn(format_args!("cannot make a cgroup: {error}")))
             .ok()
+    }
+
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome {
+        match (request, distro) {
+            (Request::GrowDistro { .. }, Some((Root::Disk { lun }, pid))) => {
+                let root = PathBuf::from(format!("/proc/{pid}/root"));
+                disk::grow_running(*lun, &root).map(|()| Vec::new())
+            }
+            (Request::MountDisk(request), _) => {
+                let directory = kernel_release().map(|release| modules_directory(&release));
+                volume::attach(request, directory.as_deref())
+            }
+            (Request::UnmountDisk { lun, names }, _) => volume::detach(*lun, names),
+            _ => Err(GuestError::system("using a disk", &io::ErrorKind::Unsupported.into())),
+        }
     }
 
     fn release(&self, distro: Uuid, root: &Root) -> Outcome {

@@ -23,11 +23,13 @@ pub mod init;
 pub mod interface;
 pub mod job;
 pub mod log;
+pub mod modules;
 pub mod network;
 pub mod server;
 pub mod session;
 pub mod streams;
 pub mod sys;
+pub mod volume;
 
 use std::fs::File;
 use std::io::{self, Read};

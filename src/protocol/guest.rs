@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -47,6 +47,20 @@ pub struct Envelope {
 pub enum Request {
     /// First of all, once: time, entropy, modules.
     Configure(Configure),
+    /// Let a running distro's file system grow to its disk, which has become longer.
+    GrowDistro {
+        /// Which.
+        distro: Uuid,
+    },
+    /// Wait for an attached disk of the user's, and mount what is asked for of it.
+    MountDisk(MountDisk),
+    /// Unmount a disk of the user's and let go of it. Answered when it can be detached.
+    UnmountDisk {
+        /// Its logical unit.
+        lun: u16,
+        /// The names that it is mounted under.
+        names: Vec<String>,
+    },
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
     /// Mount the distro's disk and start its init. Answered when it takes sessions.
@@ -69,6 +83,28 @@ pub struct Configure {
     pub modules: Option<u16>,
     /// The machine's network, if it has one.
     pub network: Option<Network>,
+}
+
+/// A disk of the user's.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MountDisk {
+    /// Its logical unit.
+    pub lun: u16,
+    /// What to mount; nothing where absent.
+    pub mount: Option<Mount>,
+}
+
+/// What to mount of a disk, and where.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Mount {
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: String,
+    /// The number of the partition; the whole disk where absent.
+    pub partition: Option<u32>,
+    /// The file system; looked for where absent.
+    pub kind: Option<String>,
+    /// Mount options, separated by commas.
+    pub options: String,
 }
 
 /// How the machine's interface is set up.

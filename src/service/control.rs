@@ -185,6 +185,9 @@ impl Control {
 fn action(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "take its configuration",
+        Request::GrowDistro { .. } => "grow the disk",
+        Request::MountDisk(_) => "mount the disk",
+        Request::UnmountDisk { .. } => "unmount the disk",
         Request::PowerOff => "power off",
         Request::StartDistro(_) => "start the distribution",
         Request::StopDistro { .. } => "stop the distribution",

@@ -19,6 +19,7 @@ pub mod slot;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;
+pub mod user_disks;
 pub mod virtual_machine;
 pub mod vm;
 
