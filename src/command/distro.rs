@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use super::grammar::{Run, Selection};
 use super::run::{self, Launch};
-use super::{client, output, versions};
+use super::{client, first_start, output, versions};
 use crate::config::paths::Paths;
 use crate::convert::{self, ConvertError};
 use crate::error::{Diagnose, Failure};
-use crate::protocol::session::Directory;
+use crate::protocol::session::{Directory, Program};
 use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::terminal::progress::Progress;
 
@@ -60,6 +60,13 @@ pub(super) fn launch(paths: &Paths, distro: Uuid, run: Run) -> Result<ExitCode, 
         Ok(directory) => Directory::Path(directory.into_os_string().into_vec()),
         Err(_) => Directory::Home,
     };
+    // A user who is named is not the one that a first start is for.
+    if matches!(run.program, Program::Shell)
+        && run.user.is_none()
+        && let Some(status) = first_start::prepare(paths, distro)?
+    {
+        return Ok(ExitCode::from(status));
+    }
     let launch = Launch {
         distro,
         program: run.program,

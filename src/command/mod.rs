@@ -7,6 +7,7 @@
 mod capture;
 pub mod client;
 mod distro;
+mod first_start;
 mod grammar;
 mod install;
 mod list;

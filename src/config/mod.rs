@@ -1,7 +1,9 @@
 //! The user's `.wslconfig`, a distro's `wsl.conf`, and where everything lives.
 
+pub mod distribution;
 pub mod hostname;
 pub mod keys;
+pub mod networking;
 pub mod paths;
 pub mod size;
 pub mod syntax;

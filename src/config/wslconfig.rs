@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::keys::Table;
+use super::networking::Networking;
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
 use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
@@ -96,6 +97,8 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("wsl2", "vmIdleTimeout", Integer),
     ("wsl2", "vmSwitch", Text),
     ("wslr", "debianMirror", Text),
+    ("wslr", "hostLoopback", Bool),
+    ("wslr", "servicesKeepRunning", Bool),
     ("wslr", "ubuntuMirror", Text),
 ];
 
@@ -135,8 +138,8 @@ pub struct WslConfig {
     pub distribution_install_path: Option<PathBuf>,
     /// The guest may run virtual machines of its own.
     pub nested_virtualization: bool,
-    /// Whether the machine has a network: all modes but `none`.
-    pub networking: bool,
+    /// The machine's network.
+    pub networking: Networking,
     /// Show the kernel's log.
     pub debug_console: bool,
     /// Append the kernel's log to this file.
@@ -145,6 +148,8 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// A distro with running services is not idle.
+    pub services_keep_running: bool,
     /// What is wrong with the file, one line each, without `wslr: warning: `.
     pub warnings: Vec<String>,
 }
@@ -197,7 +202,8 @@ impl WslConfig {
     /// Reads the text of `file`.
     #[must_use]
     pub fn parse(text: &str, file: &Path, host: Host) -> Self {
-        let (mut values, warnings) = TABLE.read(text, &file.display().to_string());
+        let name = file.display().to_string();
+        let (mut values, mut warnings) = TABLE.read(text, &name);
         // A path of the user's own hand: `~` is the home, and the file's directory is
         // where a relative one starts.
         let home = file.parent().unwrap_or(Path::new("/"));
@@ -221,13 +227,12 @@ impl WslConfig {
             default_vhd_size: values.bytes("wsl2.defaultvhdsize").unwrap_or(DEFAULT_DISK),
             distribution_install_path: values.text("general.distributioninstallpath").map(path),
             nested_virtualization: values.flag("wsl2.nestedvirtualization", true),
-            networking: values
-                .text("wsl2.networkingmode")
-                .is_none_or(|mode| !mode.eq_ignore_ascii_case("none")),
+            networking: Networking::read(&mut values, &name, &mut warnings),
             debug_console: values.flag("wsl2.debugconsole", false),
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
         };
         if let Some(memory) = values.bytes("wsl2.memory") {
@@ -293,6 +298,7 @@ mod tests {
         assert_eq!(config.instance_idle_timeout, Some(Duration::from_secs(15)));
         assert_eq!(config.default_vhd_size, 1 << 40);
         assert!(config.nested_virtualization && !config.debug_console);
+        assert!(config.services_keep_running);
         assert_eq!(config.warnings, [""; 0]);
     }
 

@@ -22,6 +22,7 @@ pub mod host_cgroup;
 pub mod init;
 pub mod interface;
 pub mod job;
+pub mod listeners;
 pub mod log;
 pub mod modules;
 pub mod network;
@@ -29,6 +30,7 @@ pub mod server;
 pub mod session;
 pub mod streams;
 pub mod sys;
+pub mod usage;
 pub mod volume;
 
 use std::fs::File;

@@ -53,11 +53,12 @@ pub fn configure(name: &str, network: &Network) -> io::Result<()> {
     interface::bring_up(name)?;
     interface::set_address(name, IpAddr::V4(network.guest4), network.prefix4)?;
     interface::set_gateway(name, IpAddr::V4(network.gateway4))?;
-    if let Some((guest, gateway, prefix)) = network.six {
-        // A kernel without IPv6 is as good as a host without.
-        let _ = interface::set_address(name, IpAddr::V6(guest), prefix)
-            .map(|()| wait_until_usable(IpAddr::V6(guest)))
-            .and_then(|()| interface::set_gateway(name, IpAddr::V6(gateway)));
+    let guest = IpAddr::V6(network.guest6);
+    // A kernel without IPv6 is as good as a host without.
+    let addressed = interface::set_address(name, guest, network.prefix6);
+    if addressed.is_ok() && network.routes6 {
+        wait_until_usable(guest);
+        let _ = interface::set_gateway(name, IpAddr::V6(network.gateway6));
     }
     Ok(())
 }
@@ -98,7 +99,11 @@ mod tests {
             guest4: [172, 20, 224, 2].into(),
             gateway4: [172, 20, 224, 1].into(),
             prefix4: 24,
-            six: None,
+            guest6: std::net::Ipv6Addr::UNSPECIFIED,
+            gateway6: std::net::Ipv6Addr::UNSPECIFIED,
+            prefix6: 64,
+            routes6: false,
+            caller: None,
             resolver: [10, 255, 255, 254].into(),
             search: None,
         };

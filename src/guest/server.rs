@@ -24,6 +24,7 @@ use super::distro::{self, Options};
 use super::job::{Job, Outcome};
 use super::log;
 use super::sys::{self, Reaped};
+use super::usage;
 use crate::protocol::frame;
 use crate::protocol::guest::{
     Configure, Envelope, Event, GuestError, Request, Root, StartDistro, VERSION,
@@ -43,6 +44,11 @@ const POWER_OFF_RESERVE: Duration = Duration::from_secs(2);
 pub trait Platform {
     /// The descriptors from which sessions come, to poll for input.
     fn interests(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// What the service is to be told. Never waits.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
 
     /// When [`Platform::arrived`] has something to do whatever comes.
     fn deadline(&self) -> Option<Instant>;
@@ -114,6 +120,8 @@ enum Purpose {
     Configure(u64),
     /// [`Platform::disk`]; the number of the request.
     Disk(u64),
+    /// [`usage::look`]; the number of the request.
+    Look(u64),
     /// [`Platform::release`].
     Release(Uuid),
 }
@@ -194,6 +202,9 @@ impl<P: Platform> Server<P> {
             }
             self.control.flush();
             self.take_requests();
+            for event in self.platform.events() {
+                self.control.send(&event);
+            }
             for session in self.platform.arrived() {
                 self.hand_over(session);
             }
@@ -255,6 +266,7 @@ impl<P: Platform> Server<P> {
                 Work::Done(outcome) => self.reply(id, outcome),
                 Work::Begun(job) => self.jobs.push((job, Purpose::Configure(id))),
             },
+            Request::Look { distro } => self.look(id, distro),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::GrowDistro { distro } => match self.distros.get(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
@@ -291,6 +303,18 @@ impl<P: Platform> Server<P> {
 
     fn reply(&mut self, id: u64, result: Outcome) {
         self.control.send(&Event::Reply { id, result });
+    }
+
+    /// Looks what a distro is used for, in a job: there may be many processes to look at.
+    fn look(&mut self, id: u64, distro: Uuid) {
+        let running = self.distros.get(&distro).filter(|distro| distro.is_running());
+        let Some(pid) = running.map(|distro| distro.pid) else {
+            return self.reply(id, Err(GuestError::NotRunning));
+        };
+        match Job::start(|| Ok(usage::look(pid))) {
+            Ok(job) => self.jobs.push((job, Purpose::Look(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
+        }
     }
 
     fn start_distro(&mut self, id: u64, start: StartDistro) {
@@ -337,10 +361,7 @@ impl<P: Platform> Server<P> {
 
     /// Gives a session to its distro.
     fn hand_over(&mut self, session: Arrived) {
-        let distro = self
-            .distros
-            .get(&session.distro)
-            .filter(|distro| distro.start.is_none() && distro.kill_at.is_none() && !distro.is_gone);
+        let distro = self.distros.get(&session.distro).filter(|distro| distro.is_running());
         let sent = distro.ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(|distro| {
             link::send_session(&distro.socket, &session.request, &session.control, &session.streams)
         });
@@ -413,6 +434,7 @@ impl<P: Platform> Server<P> {
                 self.reply(id, outcome);
             }
             Purpose::Disk(id) => self.reply(id, outcome),
+            Purpose::Look(id) => self.reply(id, outcome),
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }
     }
@@ -450,6 +472,11 @@ impl<P: Platform> Server<P> {
 }
 
 impl Distro {
+    /// Whether it takes sessions.
+    fn is_running(&self) -> bool {
+        self.start.is_none() && self.kill_at.is_none() && !self.is_gone
+    }
+
     /// Asks its init to end everything; it is killed where it does not.
     fn stop(&mut self) {
         if self.kill_at.is_none() && !self.is_gone {

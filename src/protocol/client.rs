@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::session::{Directory, ExitStatus, Input, Program, Streams};
 use crate::error::Failure;
+use crate::network::ports::Forwarded;
 
 /// The first frame of a command: the build, so that a command never talks to a service
 /// of another version.
@@ -52,7 +53,10 @@ pub enum Request {
         force: bool,
     },
     /// What runs.
-    Status,
+    Status {
+        /// And what it is used for, which the guests have to be asked.
+        uses: bool,
+    },
     /// End one distro. Answered with [`Answer::Done`] also where it does not run.
     Terminate {
         /// Which.
@@ -169,6 +173,8 @@ pub struct Status {
     pub machine: Option<Machine>,
     /// The running distros.
     pub distros: Vec<RunningDistro>,
+    /// The ports on which version 2's listen.
+    pub ports: Vec<Forwarded>,
 }
 
 /// The running VM.
@@ -189,4 +195,6 @@ pub struct RunningDistro {
     pub distro: Uuid,
     /// Sessions with a living process.
     pub sessions: u32,
+    /// What else keeps it running, each as a short text; empty where it was not asked for.
+    pub uses: Vec<String>,
 }

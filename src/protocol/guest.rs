@@ -63,6 +63,12 @@ pub enum Request {
     },
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
+    /// Look what the distro is used for beside its sessions. Answered with one text for each
+    /// use, in the place of warnings; with none where it is idle.
+    Look {
+        /// Which.
+        distro: Uuid,
+    },
     /// Mount the distro's disk and start its init. Answered when it takes sessions.
     StartDistro(StartDistro),
     /// End the distro and let go of its disk. Answered when the disk can be detached.
@@ -116,8 +122,17 @@ pub struct Network {
     pub gateway4: Ipv4Addr,
     /// The length of the link's prefix.
     pub prefix4: u8,
-    /// The same for IPv6, where the host has a way out: address, gateway, prefix.
-    pub six: Option<(Ipv6Addr, Ipv6Addr, u8)>,
+    /// The machine's address of IPv6.
+    pub guest6: Ipv6Addr,
+    /// Its way out.
+    pub gateway6: Ipv6Addr,
+    /// The length of the link's prefix.
+    pub prefix6: u8,
+    /// Whether there is a way out by IPv6: the host has one.
+    pub routes6: bool,
+    /// What stands for the host, by both versions of IP, where ports that distros listen on
+    /// are the host's too.
+    pub caller: Option<(Ipv4Addr, Ipv6Addr)>,
     /// Where names are asked for.
     pub resolver: IpAddr,
     /// The suffixes for short names, separated by spaces.
@@ -164,6 +179,13 @@ pub enum Event {
         /// Which.
         distro: Uuid,
     },
+    /// A distro's socket begins to listen.
+    PortOpened(Listener),
+    /// One that was told of does not listen any more.
+    PortClosed {
+        /// [`Listener::socket`].
+        socket: u64,
+    },
     /// Sent once, first.
     Hello {
         /// [`VERSION`].
@@ -178,6 +200,33 @@ pub enum Event {
         /// Warnings for the user, or why it failed.
         result: Result<Vec<String>, GuestError>,
     },
+}
+
+/// A socket of a distro that listens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Listener {
+    /// Its number, unique within one VM's life.
+    pub socket: u64,
+    /// Whose it is.
+    pub distro: Uuid,
+    /// By what it is reached.
+    pub transport: Transport,
+    /// Where it listens.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The name of the process that bound it, where it is known.
+    pub process: Option<String>,
+}
+
+/// What carries bytes to a port.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 /// Why init could not do what it was asked.

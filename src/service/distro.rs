@@ -39,6 +39,12 @@ const GROW_LIMIT: Duration = Duration::from_secs(120);
 /// How long a guest's init may take to answer that it lives.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long the guest may look what a distro is used for.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// The most uses of a distro that are kept.
+const MAXIMUM_USES: usize = 16;
+
 /// Starts the distro and tells all who wait for it.
 pub fn start(supervisor: &Arc<Supervisor>, id: Uuid, attempt: &Arc<Attempt>) {
     let result = bring_up(supervisor, id, attempt);
@@ -135,6 +141,13 @@ pub fn grow(supervisor: &Arc<Supervisor>, id: Uuid, size: u64) -> Result<(), Fai
         .request(Request::GrowDistro { distro: id }, GROW_LIMIT)
         .map(drop)
         .map_err(|error| vm.failure("Wsl/Service", &error))
+}
+
+/// What the distro is used for beside its sessions; nothing where that cannot be told.
+pub fn uses(vm: &Vm, id: Uuid) -> Vec<String> {
+    let uses = vm.control.request(Request::Look { distro: id }, LOOK_LIMIT).unwrap_or_default();
+    let printable = |text: String| text.replace(char::is_control, "?");
+    uses.into_iter().take(MAXIMUM_USES).map(printable).collect()
 }
 
 /// Lets go of the files of a distro that ended by itself.

@@ -18,6 +18,7 @@ use crate::config::wslconfig::WslConfig;
 use crate::disk::DiskError;
 use crate::error::{Diagnose, Failure};
 use crate::ext4::reader::ReadError;
+use crate::network::ports::Ports;
 use crate::protocol::guest::{Network, Root};
 use crate::protocol::session::{Session, StreamKind};
 use crate::registry::Distro;
@@ -72,6 +73,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
     /// How the guest sets its network up, where the machine has one of its own.
     fn network(&self) -> Option<Network> {
+        None
+    }
+
+    /// The ports that its distros listen on, where they are made the host's.
+    fn ports(&self) -> Option<&Ports> {
         None
     }
 

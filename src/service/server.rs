@@ -106,9 +106,9 @@ fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, mut connected: C
             Ok(()) => Answer::Done,
             Err(failure) => Answer::Failed(failure),
         },
-        Request::Status => {
+        Request::Status { uses } => {
             connected.observes();
-            Answer::Status(supervisor.status())
+            Answer::Status(supervisor.status(uses))
         }
         Request::Terminate { distro } => match supervisor.terminate(distro) {
             Ok(()) => Answer::Done,

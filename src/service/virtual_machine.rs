@@ -9,8 +9,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::error::ServiceError;
 use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage, Use};
 use super::{host_machine, lock, log};
+use crate::config::networking::{Mode, Networking};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
@@ -23,7 +25,8 @@ use crate::error::{Diagnose, Failure, chain};
 use crate::ext4::reader::{Image, ReadError};
 use crate::kernel::{self, Prepared, initramfs};
 use crate::network::addresses::{self, Addresses};
-use crate::network::nat::Nat;
+use crate::network::nat::{self, Nat};
+use crate::network::ports::Ports;
 use crate::network::resolver;
 use crate::protocol::frame::{self, FrameError};
 use crate::protocol::guest::{CONTROL_PORT, Network, Root, STREAM_PORT, StreamHeader};
@@ -85,9 +88,12 @@ impl Boot for Builder {
             Box::new(ScsiDevice::new(disks.clone(), settings.processors)),
             Box::new(VsockDevice::new(vsock.clone())),
         ];
-        let addresses = settings.networking.then(Addresses::choose);
+        let networking = &settings.networking;
+        let addresses = (networking.mode != Mode::None).then(|| choose_addresses(networking));
+        let ports = Ports::new(log, networking.ignored_ports.clone())
+            .map_err(|source| failed(ServiceError::System { action: "make an event", source }))?;
         if let Some(addresses) = addresses {
-            devices.push(Box::new(network_device(addresses)));
+            devices.push(Box::new(network_device(addresses, networking, ports.clone())));
         }
         let line = command_line::build(
             settings.processors,
@@ -113,7 +119,8 @@ impl Boot for Builder {
             disks,
             vsock,
             modules,
-            network: addresses.map(guest_network),
+            network: addresses.map(|addresses| guest_network(addresses, networking)),
+            ports,
             calls: Mutex::new(calls),
             processors: settings.processors,
             memory: settings.memory,
@@ -134,25 +141,41 @@ fn attach_modules(disks: &ScsiBus, path: &Path) -> Result<u16, Failure> {
     })
 }
 
+/// The addresses on a machine's link.
+fn choose_addresses(networking: &Networking) -> Addresses {
+    let addresses = Addresses::choose();
+    Addresses { resolver: networking.resolver.unwrap_or(addresses.gateway4), ..addresses }
+}
+
 /// The interface of a machine, connected to the host's networks.
-fn network_device(addresses: Addresses) -> NetDevice {
+fn network_device(addresses: Addresses, networking: &Networking, ports: Ports) -> NetDevice {
+    let settings = nat::Settings {
+        addresses,
+        resolver: PathBuf::from(RESOLVER_SETTINGS),
+        ports,
+        host_loopback: networking.host_loopback,
+    };
     let connect = move |offloads| {
-        let nat = Nat::new(addresses, PathBuf::from(RESOLVER_SETTINGS), offloads)?;
+        let nat = Nat::new(settings.clone(), offloads)?;
         Ok(Box::new(nat) as Box<dyn Link>)
     };
     NetDevice::new(addresses::GUEST_MAC, addresses::MTU, Box::new(connect))
 }
 
 /// What the guest is told of the network.
-fn guest_network(addresses: Addresses) -> Network {
+fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
     let settings = std::fs::read_to_string(RESOLVER_SETTINGS).unwrap_or_default();
-    let six = addresses::host_has_ipv6();
+    let forwarding = networking.localhost_forwarding;
     Network {
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,
-        six: six.then_some((addresses.guest6, addresses.gateway6, addresses::PREFIX6)),
-        resolver: addresses::RESOLVER.into(),
+        guest6: addresses.guest6,
+        gateway6: addresses.gateway6,
+        prefix6: addresses::PREFIX6,
+        routes6: addresses::host_has_ipv6(),
+        caller: forwarding.then_some((addresses.host4, addresses.host6)),
+        resolver: addresses.resolver.into(),
         search: resolver::search(&settings),
     }
 }
@@ -172,6 +195,7 @@ struct KvmMachine {
     vsock: Vsock,
     modules: Option<u16>,
     network: Option<Network>,
+    ports: Ports,
     /// The guest's control connections, and the machine's end.
     calls: Mutex<Receiver<Result<UnixStream, Exit>>>,
     processors: u32,
@@ -270,6 +294,10 @@ impl Machine for KvmMachine {
 
     fn network(&self) -> Option<Network> {
         self.network.clone()
+    }
+
+    fn ports(&self) -> Option<&Ports> {
+        Some(&self.ports)
     }
 
     fn kill(&self) {

@@ -13,7 +13,7 @@ use super::supervisor::Supervisor;
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
-use crate::protocol::guest::{Configure, Request};
+use crate::protocol::guest::{Configure, Event, Request};
 use crate::vmm::exit::Exit;
 
 /// Random bytes given to a fresh guest.
@@ -82,7 +82,7 @@ impl Vm {
         let spawned = {
             let (vm, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
             super::spawn("control", move || {
-                let error = vm.control.serve(reader, |distro| supervisor.exited(&vm, distro));
+                let error = vm.control.serve(reader, |event| vm.told(&supervisor, event));
                 if !matches!(error, FrameError::Closed | FrameError::Stream(_)) {
                     log(format_args!("control channel: {error}"));
                     vm.machine.kill();
@@ -117,6 +117,30 @@ impl Vm {
         })
         .inspect_err(|_| vm.machine.kill())?;
         Ok((vm, warnings))
+    }
+
+    /// Takes what the guest tells.
+    fn told(self: &Arc<Self>, supervisor: &Arc<Supervisor>, event: Event) {
+        let ports = self.machine.ports();
+        match event {
+            Event::DistroExited { distro } => {
+                if let Some(ports) = ports {
+                    ports.forget(distro);
+                }
+                supervisor.exited(self, distro);
+            }
+            Event::PortOpened(listener) => {
+                if let Some(ports) = ports {
+                    ports.opened(listener);
+                }
+            }
+            Event::PortClosed { socket } => {
+                if let Some(ports) = ports {
+                    ports.closed(socket);
+                }
+            }
+            Event::Hello { .. } | Event::Reply { .. } => {}
+        }
     }
 
     /// Why the machine ended, once it has.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,8 +16,8 @@ use crate::fixture::{ALPHA, home};
 nix::ioctl_write_ptr_bad!(set_size, nix::libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(set_controlling_terminal, nix::libc::TIOCSCTTY);
 
-/// A terminal and the shell in it.
-struct Terminal {
+/// A terminal and what runs in it.
+pub struct Terminal {
     child: Child,
     master: File,
     /// Held open so that its modes can be read when the shell has ended.
@@ -30,11 +30,16 @@ fn size(rows: u16, columns: u16) -> Winsize {
 }
 
 impl Terminal {
+    /// The shell of a distro.
     fn start() -> Self {
+        Self::of(home().wslr(["-d", ALPHA]).command())
+    }
+
+    /// A command with a terminal of its own.
+    pub fn of(command: &mut Command) -> Self {
         let pair = openpty(Some(&size(24, 80)), None).unwrap();
         let end = || Stdio::from(pair.slave.try_clone().unwrap());
-        let mut test = home().wslr(["-d", ALPHA]);
-        let command = test.command().env("TERM", "dumb").env("PS1", "");
+        command.env("TERM", "dumb").env("PS1", "");
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: both calls are system calls that are safe after fork.
         unsafe {
@@ -48,12 +53,13 @@ impl Terminal {
         Self { child, master: pair.master.into(), slave: pair.slave, shown: String::new() }
     }
 
-    fn type_in(&mut self, text: &str) {
+    /// Types.
+    pub fn type_in(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
     /// Reads until `text` is shown, and forgets all up to its end.
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(at) = self.shown.find(text) {
@@ -70,7 +76,19 @@ impl Terminal {
         }
     }
 
-    fn is_raw(&self) -> bool {
+    /// The status of the command, which must end by itself.
+    pub fn status(&mut self) -> Option<i32> {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "it did not end: {:?}", self.shown);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    pub fn is_raw(&self) -> bool {
         let modes = tcgetattr(&self.slave).unwrap();
         !modes.local_flags.contains(LocalFlags::ICANON)
     }
@@ -110,14 +128,6 @@ pub fn session() {
     terminal.expect("done");
 
     terminal.type_in("exit 7\n");
-    let end = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        if let Some(status) = terminal.child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < end, "the session did not end: {:?}", terminal.shown);
-        std::thread::sleep(Duration::from_millis(100));
-    };
-    assert_eq!(status.code(), Some(7));
+    assert_eq!(terminal.status(), Some(7));
     assert!(!terminal.is_raw());
 }

@@ -13,6 +13,7 @@ mod conversion;
 mod directories;
 mod errors;
 mod escape;
+mod first_start;
 mod fixture;
 mod lifetime;
 mod listing;
