@@ -25,9 +25,9 @@ use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, disk, interface, log, network, sys};
+use super::{boot, cgroup, disk, interface, log, network, sys, volume};
 use crate::protocol::guest::{
-    CONTROL_PORT, Configure, Event, GuestError, Root, STREAM_PORT, StartDistro,
+    CONTROL_PORT, Configure, Event, GuestError, Request, Root, STREAM_PORT, StartDistro,
 };
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
@@ -222,6 +222,21 @@ impl Platform for VirtualMachine {
             log::warn(format_args!("ports of a distribution are not forwarded: {error}"));
         }
         Some(group)
+    }
+
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome {
+        match (request, distro) {
+            (Request::GrowDistro { .. }, Some((Root::Disk { lun }, pid))) => {
+                let root = PathBuf::from(format!("/proc/{pid}/root"));
+                disk::grow_running(*lun, &root).map(|()| Vec::new())
+            }
+            (Request::MountDisk(request), _) => {
+                let directory = kernel_release().map(|release| modules_directory(&release));
+                volume::attach(request, directory.as_deref())
+            }
+            (Request::UnmountDisk { lun, names }, _) => volume::detach(*lun, names),
+            _ => Err(GuestError::system("using a disk", &io::ErrorKind::Unsupported.into())),
+        }
     }
 
     fn release(&self, distro: Uuid, root: &Root) -> Outcome {

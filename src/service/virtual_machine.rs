@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::error::ServiceError;
-use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage};
+use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage, Use};
 use super::{host_machine, lock, log, swap};
 use crate::config::networking::{Mode, Networking};
 use crate::config::paths::Paths;
@@ -240,14 +240,16 @@ struct KvmMachine {
 
 impl Machine for KvmMachine {
     fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
-        let options = DiskOptions { read_only: false, serial: String::new() };
-        let disk: Box<dyn Disk> = match Format::of(&storage.path) {
-            Format::Raw if storage.reserved => Box::new(Raw::reserved(storage.file)),
-            format => disk::open(storage.file, format, true)?,
+        let read_only = storage.usage == Use::Own { read_only: true };
+        let options = DiskOptions { read_only, serial: String::new() };
+        let disk: Box<dyn Disk> = match (Format::of(&storage.path), storage.usage) {
+            (Format::Raw, Use::Root { reserved: true }) => Box::new(Raw::reserved(storage.file)),
+            (format, _) => disk::open(storage.file, format, !read_only)?,
         };
         // What the kernel may know and the reader does not is the kernel's to say.
-        if let Err(error @ (ReadError::NotExt4 | ReadError::Damaged { .. })) =
-            Image::examine(disk.as_ref())
+        if let Use::Root { .. } = storage.usage
+            && let Err(error @ (ReadError::NotExt4 | ReadError::Damaged { .. })) =
+                Image::examine(disk.as_ref())
         {
             return Err(error.into());
         }
@@ -256,6 +258,14 @@ impl Machine for KvmMachine {
             ScsiError::Full => MachineError::TooManyDisks,
             error => MachineError::Attach { reason: chain(&error) },
         })
+    }
+
+    fn measure_again(&self, root: &Root) -> Result<(), MachineError> {
+        let Root::Disk { lun } = root else {
+            return Err(MachineError::NotAttached { root: root.clone() });
+        };
+        let failed = |error: ScsiError| MachineError::Attach { reason: chain(&error) };
+        self.disks.measure_again(*lun).map_err(failed)
     }
 
     fn detach(&self, root: &Root) -> Result<(), MachineError> {
