@@ -30,6 +30,10 @@ _wslr() {
             words="--set-default-user --move -m --resize -r --set-sparse -s --allow-unsafe --compact --clone --location -l --snapshot --restore --list-snapshots --delete-snapshot --json"
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
             ;;
+        --mount)
+            words="--vhd --bare --name -n --type -t --options -o --partition -p"
+            [[ $current != -* ]] && words="$(ls)"
+            ;;
         --set-default|-s)
             words=""
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
@@ -52,6 +56,10 @@ _wslr() {
         --terminate|-t)
             words=""
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
+            ;;
+        --unmount)
+            words=""
+            [[ $current != -* ]] && words="$(ls)"
             ;;
         --unregister)
             words=""

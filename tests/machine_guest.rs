@@ -126,6 +126,7 @@ impl Machine {
             time: (now.as_secs().try_into().unwrap(), now.subsec_nanos()),
             entropy: random(64),
             modules: None,
+            swap: None,
             network: None,
         };
         this.ask(Ask::Configure(configure)).unwrap();
@@ -156,6 +157,7 @@ impl Machine {
         match self.events.recv_timeout(Duration::from_secs(60)) {
             Ok(Event::Reply { id, result }) => drop(self.waiting.insert(id, result)),
             Ok(Event::DistroExited { distro }) => self.exited.push(distro),
+            Ok(Event::PortOpened(_) | Event::PortClosed { .. }) => {}
             Ok(Event::Hello { .. }) => panic!("a second greeting"),
             Err(_) => panic!("no answer:\n{}", self.log()),
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::keys::Table;
+use super::networking::Networking;
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
 use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
@@ -96,6 +97,8 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("wsl2", "vmIdleTimeout", Integer),
     ("wsl2", "vmSwitch", Text),
     ("wslr", "debianMirror", Text),
+    ("wslr", "hostLoopback", Bool),
+    ("wslr", "servicesKeepRunning", Bool),
     ("wslr", "ubuntuMirror", Text),
 ];
 
@@ -115,6 +118,10 @@ pub struct WslConfig {
     pub memory: u64,
     /// Its processors.
     pub processors: u32,
+    /// What it can swap out, in bytes; 0 is nothing.
+    pub swap: u64,
+    /// Where to; nowhere that can be seen where absent.
+    pub swap_file: Option<PathBuf>,
     /// A kernel of the user's own.
     pub kernel: Option<PathBuf>,
     /// The modules disk of that kernel.
@@ -135,8 +142,8 @@ pub struct WslConfig {
     pub distribution_install_path: Option<PathBuf>,
     /// The guest may run virtual machines of its own.
     pub nested_virtualization: bool,
-    /// Whether the machine has a network: all modes but `none`.
-    pub networking: bool,
+    /// The machine's network.
+    pub networking: Networking,
     /// Show the kernel's log.
     pub debug_console: bool,
     /// Append the kernel's log to this file.
@@ -145,6 +152,8 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// A distro with running services is not idle.
+    pub services_keep_running: bool,
     /// What is wrong with the file, one line each, without `wslr: warning: `.
     pub warnings: Vec<String>,
 }
@@ -197,7 +206,8 @@ impl WslConfig {
     /// Reads the text of `file`.
     #[must_use]
     pub fn parse(text: &str, file: &Path, host: Host) -> Self {
-        let (mut values, warnings) = TABLE.read(text, &file.display().to_string());
+        let name = file.display().to_string();
+        let (mut values, mut warnings) = TABLE.read(text, &name);
         // A path of the user's own hand: `~` is the home, and the file's directory is
         // where a relative one starts.
         let home = file.parent().unwrap_or(Path::new("/"));
@@ -208,6 +218,8 @@ impl WslConfig {
         let mut config = Self {
             memory: host.memory / 2,
             processors: host.processors,
+            swap: 0,
+            swap_file: values.text("wsl2.swapfile").map(path),
             kernel: values.text("wsl2.kernel").map(path),
             kernel_modules: values.text("wsl2.kernelmodules").map(path),
             kernel_command_line: values.text("wsl2.kernelcommandline").unwrap_or_default(),
@@ -221,19 +233,21 @@ impl WslConfig {
             default_vhd_size: values.bytes("wsl2.defaultvhdsize").unwrap_or(DEFAULT_DISK),
             distribution_install_path: values.text("general.distributioninstallpath").map(path),
             nested_virtualization: values.flag("wsl2.nestedvirtualization", true),
-            networking: values
-                .text("wsl2.networkingmode")
-                .is_none_or(|mode| !mode.eq_ignore_ascii_case("none")),
+            networking: Networking::read(&mut values, &name, &mut warnings),
             debug_console: values.flag("wsl2.debugconsole", false),
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
         };
         if let Some(memory) = values.bytes("wsl2.memory") {
             config.memory = memory;
         }
         config.memory = config.memory.min(host.memory).max(MINIMUM_MEMORY);
+        // A quarter of the memory in whole GB.
+        let usual_swap = config.memory.div_ceil(4).next_multiple_of(1 << 30);
+        config.swap = values.bytes("wsl2.swap").unwrap_or(usual_swap);
         let processors = values.integer("wsl2.processors");
         if let Some(wanted) = processors.filter(|wanted| *wanted > 0) {
             let available = host.processors;
@@ -292,18 +306,21 @@ mod tests {
         assert_eq!(config.vm_idle_timeout, Some(Duration::from_secs(60)));
         assert_eq!(config.instance_idle_timeout, Some(Duration::from_secs(15)));
         assert_eq!(config.default_vhd_size, 1 << 40);
+        assert_eq!((config.swap, config.swap_file), (1 << 30, None));
         assert!(config.nested_virtualization && !config.debug_console);
+        assert!(config.services_keep_running);
         assert_eq!(config.warnings, [""; 0]);
     }
 
     #[test]
     fn values_are_read_ignoring_the_case_of_their_keys() {
         let config = config(
-            "[WSL2]\nMemory=2GB\nprocessors=0x2\nkernel=~/vmlinux\nvmIdleTimeout=-1\n\
+            "[WSL2]\nMemory=2GB\nswap=0\nswapFile=s\nprocessors=0x2\nkernel=~/vmlinux\nvmIdleTimeout=-1\n\
              kernelCommandLine=a=b \"c d\"\n[general]\ninstanceIdleTimeout=0\n\
              distributionInstallPath=/d\n[wslr]\ndebianMirror=http://m/debian\n",
         );
         assert_eq!(config.memory, 2 << 30);
+        assert_eq!((config.swap, config.swap_file), (0, Some("/h/s".into())));
         assert_eq!(config.processors, 2);
         assert_eq!(config.kernel, Some("/h/vmlinux".into()));
         assert_eq!(config.vm_idle_timeout, None);

@@ -24,6 +24,7 @@ use super::distro::{self, Options};
 use super::job::{Job, Outcome};
 use super::log;
 use super::sys::{self, Reaped};
+use super::usage;
 use crate::protocol::frame;
 use crate::protocol::guest::{
     Configure, Envelope, Event, GuestError, Request, Root, StartDistro, VERSION,
@@ -44,6 +45,11 @@ pub trait Platform {
     /// The descriptors from which sessions come, to poll for input.
     fn interests(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// What the service is to be told. Never waits.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
     /// When [`Platform::arrived`] has something to do whatever comes.
     fn deadline(&self) -> Option<Instant>;
 
@@ -59,6 +65,14 @@ pub trait Platform {
     /// Takes the configuration: done at once, or in a job.
     fn configure(&mut self, configure: Configure) -> Work;
 
+    /// Takes the host's time, where the clock is another than the host's.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_time(&mut self, _: (i64, u32)) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The configuration's job has succeeded.
     fn configured(&mut self);
 
@@ -70,6 +84,13 @@ pub trait Platform {
 
     /// Makes a distro's cgroup, where there are any.
     fn group(&mut self, distro: Uuid) -> Option<OwnedFd>;
+
+    /// Does something with a disk, for which it may have to wait; `root` is of the distro
+    /// that the request is for, and `pid` its first process. Runs in a job.
+    ///
+    /// # Errors
+    /// Where it cannot be done, or there are no disks here.
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome;
 
     /// Lets go of what a distro that has ended has used. Runs in a job.
     ///
@@ -105,6 +126,10 @@ enum Purpose {
     Prepare,
     /// [`Platform::configure`]; the number of the request.
     Configure(u64),
+    /// [`Platform::disk`]; the number of the request.
+    Disk(u64),
+    /// [`usage::look`]; the number of the request.
+    Look(u64),
     /// [`Platform::release`].
     Release(Uuid),
 }
@@ -185,6 +210,9 @@ impl<P: Platform> Server<P> {
             }
             self.control.flush();
             self.take_requests();
+            for event in self.platform.events() {
+                self.control.send(&event);
+            }
             for session in self.platform.arrived() {
                 self.hand_over(session);
             }
@@ -246,7 +274,26 @@ impl<P: Platform> Server<P> {
                 Work::Done(outcome) => self.reply(id, outcome),
                 Work::Begun(job) => self.jobs.push((job, Purpose::Configure(id))),
             },
+            Request::Look { distro } => self.look(id, distro),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
+            Request::SetTime { time } => {
+                let result = self.platform.set_time(time);
+                let result =
+                    result.map_err(|error| GuestError::system("setting the clock", &error));
+                self.reply(id, result.map(|()| Vec::new()));
+            }
+            Request::GrowDistro { distro } => match self.distros.get(&distro) {
+                None => self.reply(id, Err(GuestError::NotRunning)),
+                Some(distro) => {
+                    let work = || self.platform.disk(&request, Some((&distro.root, distro.pid)));
+                    let job = Job::start(work);
+                    self.begin_disk(id, job);
+                }
+            },
+            Request::MountDisk(_) | Request::UnmountDisk { .. } => {
+                let job = Job::start(|| self.platform.disk(&request, None));
+                self.begin_disk(id, job);
+            }
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),
                 None => self.start_distro(id, start),
@@ -261,8 +308,27 @@ impl<P: Platform> Server<P> {
         }
     }
 
+    fn begin_disk(&mut self, id: u64, job: io::Result<Job>) {
+        match job {
+            Ok(job) => self.jobs.push((job, Purpose::Disk(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
+        }
+    }
+
     fn reply(&mut self, id: u64, result: Outcome) {
         self.control.send(&Event::Reply { id, result });
+    }
+
+    /// Looks what a distro is used for, in a job: there may be many processes to look at.
+    fn look(&mut self, id: u64, distro: Uuid) {
+        let running = self.distros.get(&distro).filter(|distro| distro.is_running());
+        let Some(pid) = running.map(|distro| distro.pid) else {
+            return self.reply(id, Err(GuestError::NotRunning));
+        };
+        match Job::start(|| Ok(usage::look(pid))) {
+            Ok(job) => self.jobs.push((job, Purpose::Look(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
+        }
     }
 
     fn start_distro(&mut self, id: u64, start: StartDistro) {
@@ -309,10 +375,7 @@ impl<P: Platform> Server<P> {
 
     /// Gives a session to its distro.
     fn hand_over(&mut self, session: Arrived) {
-        let distro = self
-            .distros
-            .get(&session.distro)
-            .filter(|distro| distro.start.is_none() && distro.kill_at.is_none() && !distro.is_gone);
+        let distro = self.distros.get(&session.distro).filter(|distro| distro.is_running());
         let sent = distro.ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(|distro| {
             link::send_session(&distro.socket, &session.request, &session.control, &session.streams)
         });
@@ -384,6 +447,8 @@ impl<P: Platform> Server<P> {
                 }
                 self.reply(id, outcome);
             }
+            Purpose::Disk(id) => self.reply(id, outcome),
+            Purpose::Look(id) => self.reply(id, outcome),
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }
     }
@@ -421,6 +486,11 @@ impl<P: Platform> Server<P> {
 }
 
 impl Distro {
+    /// Whether it takes sessions.
+    fn is_running(&self) -> bool {
+        self.start.is_none() && self.kill_at.is_none() && !self.is_gone
+    }
+
     /// Asks its init to end everything; it is killed where it does not.
     fn stop(&mut self) {
         if self.kill_at.is_none() && !self.is_gone {

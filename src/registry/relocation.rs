@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::conversion::clear_strays;
 use super::distro::{SNAPSHOTS, partial};
 use super::hold::lock_distro;
 use super::installation::{clear_abandoned, make_private};
@@ -241,6 +242,7 @@ pub(super) fn delete_elsewhere(distro: &Distro) -> Result<(), RegistryError> {
     for name in names {
         delete_root(&elsewhere.join(name))?;
     }
+    clear_strays(distro, elsewhere);
     remove_directory(elsewhere);
     Ok(())
 }

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::lock;
 use crate::error::Diagnose;
 use crate::protocol::frame::{self, FrameError};
@@ -103,9 +101,7 @@ impl Control {
                 kernel.chars().filter(char::is_ascii_graphic).take(RELEASE_LIMIT).collect()
             }
             Event::Hello { version, .. } => return Err(ControlError::Version { theirs: version }),
-            Event::DistroExited { .. } | Event::Reply { .. } => {
-                return Err(ControlError::Version { theirs: 0 });
-            }
+            _ => return Err(ControlError::Version { theirs: 0 }),
         };
         stream.set_read_timeout(None).map_err(lost)?;
         stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(lost)?;
@@ -152,8 +148,8 @@ impl Control {
         self.send(&Envelope { id, request: Request::PowerOff })
     }
 
-    /// Distributes answers and reports distros that ended, until the channel ends.
-    pub fn serve(&self, mut reader: UnixStream, distro_exited: impl Fn(Uuid)) -> FrameError {
+    /// Distributes answers and reports everything else, until the channel ends.
+    pub fn serve(&self, mut reader: UnixStream, report: impl Fn(Event)) -> FrameError {
         let end = loop {
             match frame::read::<Event>(&mut reader) {
                 Ok(Event::Reply { id, result }) => {
@@ -163,8 +159,8 @@ impl Control {
                         let _ = sender.try_send(result);
                     }
                 }
-                Ok(Event::DistroExited { distro }) => distro_exited(distro),
                 Ok(Event::Hello { .. }) => {}
+                Ok(event) => report(event),
                 Err(error) => break error,
             }
         };
@@ -185,7 +181,12 @@ impl Control {
 fn action(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "take its configuration",
+        Request::GrowDistro { .. } => "grow the disk",
+        Request::MountDisk(_) => "mount the disk",
+        Request::UnmountDisk { .. } => "unmount the disk",
+        Request::Look { .. } => "look what the distribution is used for",
         Request::PowerOff => "power off",
+        Request::SetTime { .. } => "set its clock",
         Request::StartDistro(_) => "start the distribution",
         Request::StopDistro { .. } => "stop the distribution",
     }
@@ -193,6 +194,8 @@ fn action(request: &Request) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn open() -> (Control, UnixStream, UnixStream) {

@@ -1,5 +1,7 @@
 //! The service with a scripted guest in place of the virtual machine.
 
+mod user_disks;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -22,7 +24,9 @@ use crate::error::Failure;
 use crate::protocol::client::{Answer, Hello, Request, Run, Status, Welcome};
 use crate::protocol::frame;
 use crate::protocol::guest::VERSION;
-use crate::protocol::guest::{Envelope, Event, GuestError, Request as GuestRequest, Root};
+use crate::protocol::guest::{
+    Envelope, Event, GuestError, MountDisk, Request as GuestRequest, Root,
+};
 use crate::protocol::session::{
     Directory, ExitStatus, Input, Output, Program, Session, StreamKind, Streams,
 };
@@ -40,8 +44,12 @@ struct Guest {
     streams: Mutex<HashMap<(u64, u8), UnixStream>>,
     arrived: Condvar,
     disks: Mutex<HashMap<u16, File>>,
+    /// What is mounted of the user's disks.
+    mounts: Mutex<Vec<MountDisk>>,
     /// Nothing is answered any more.
     hangs: AtomicBool,
+    /// What distros are used for beside sessions.
+    uses: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +74,9 @@ impl Boot for Booter {
             streams: Mutex::default(),
             arrived: Condvar::new(),
             disks: Mutex::default(),
+            mounts: Mutex::default(),
             hangs: AtomicBool::new(false),
+            uses: Mutex::default(),
         });
         let last = match kind {
             Kind::Host => &self.0.host,
@@ -89,6 +99,26 @@ impl Guest {
             }
             let result = match request {
                 GuestRequest::Configure(_) => Ok(Vec::new()),
+                GuestRequest::SetTime { .. } => Ok(Vec::new()),
+                GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
+                GuestRequest::MountDisk(disk) => match &disk.mount {
+                    Some(mount) if mount.kind.as_deref() == Some("bad") => {
+                        let error = io::Error::from_raw_os_error(22);
+                        Err(GuestError::system("mounting it", &error))
+                    }
+                    _ => {
+                        lock(&self.mounts).push(disk);
+                        Ok(Vec::new())
+                    }
+                },
+                GuestRequest::UnmountDisk { names, .. } if names.contains(&"busy".to_owned()) => {
+                    Err(GuestError::system("unmounting it", &io::Error::from_raw_os_error(16)))
+                }
+                GuestRequest::UnmountDisk { lun, .. } => {
+                    lock(&self.mounts).retain(|disk| disk.lun != lun);
+                    Ok(Vec::new())
+                }
+                GuestRequest::Look { .. } => Ok(lock(&self.uses).clone()),
                 GuestRequest::PowerOff => {
                     self.end(Exit::PowerOff);
                     return;
@@ -192,6 +222,10 @@ impl Machine for Arc<Guest> {
         let Root::Disk { lun } = root else { panic!("{root:?}") };
         let removed = lock(&self.disks).remove(lun);
         removed.map(drop).ok_or_else(|| MachineError::NotAttached { root: root.clone() })
+    }
+
+    fn measure_again(&self, _: &Root) -> Result<(), MachineError> {
+        Ok(())
     }
 
     fn open(
@@ -325,7 +359,7 @@ impl Service {
     }
 
     fn status(&self) -> Status {
-        match self.ask(&Request::Status) {
+        match self.ask(&Request::Status { uses: true }) {
             Answer::Status(status) => status,
             other => panic!("{other:?}"),
         }
@@ -446,6 +480,36 @@ fn b135_an_idle_distro_stops_then_the_machine_and_the_next_command_boots_again()
     service.eventually(|status| status.machine.is_none());
     assert!(exited(&service.run(distro, &["exit", "4"]), 4));
     assert_eq!(service.boots.count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_distro_with_services_is_not_idle() {
+    let service = Service::start("[wsl2]\nvmIdleTimeout=-1\n[general]\ninstanceIdleTimeout=500\n");
+    let distro = service.distro("a", true);
+    let mut waiting = service.connect();
+    let streams = Streams { terminal: None, stdin: false, stdout: false, stderr: false };
+    send(&waiting, distro, &["wait"], streams, Vec::new());
+    while !matches!(frame::read::<Answer>(&mut waiting).unwrap(), Answer::Started) {}
+    *lock(&service.guest().uses) = vec!["x listens\n".to_owned()];
+    let running = service.status().distros;
+    assert_eq!((running[0].sessions, running[0].uses.as_slice()), (1, &["x listens?".into()][..]));
+    drop(waiting);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(service.status().distros.len(), 1);
+    lock(&service.guest().uses).clear();
+    service.eventually(|status| status.distros.is_empty());
+}
+
+#[test]
+fn services_do_not_count_where_they_are_not_to() {
+    let service = Service::start(
+        "[wsl2]\nvmIdleTimeout=-1\n[general]\ninstanceIdleTimeout=50\n\
+         [wslr]\nservicesKeepRunning=false\n",
+    );
+    let distro = service.distro("a", true);
+    assert!(exited(&service.run(distro, &["exit", "3"]), 3));
+    *lock(&service.guest().uses) = vec!["x".to_owned()];
+    service.eventually(|status| status.distros.is_empty());
 }
 
 #[test]

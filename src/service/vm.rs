@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
-use super::log;
 use super::machine::{Kind, Machine};
 use super::supervisor::Supervisor;
+use super::{clock, log};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
-use crate::protocol::guest::{Configure, Request};
+use crate::protocol::guest::{Configure, Event, Request};
 use crate::vmm::exit::Exit;
 
 /// Random bytes given to a fresh guest.
@@ -49,6 +49,7 @@ impl Vm {
         log(format_args!("starting the machine ({kind:?})"));
         let machine = supervisor.boot.boot(kind, &settings)?;
         log(format_args!("the machine runs"));
+        warnings.extend(machine.warnings());
         let logs = supervisor.paths.logs();
         let fail = |machine: &Arc<dyn Machine>| {
             machine.kill();
@@ -82,7 +83,7 @@ impl Vm {
         let spawned = {
             let (vm, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
             super::spawn("control", move || {
-                let error = vm.control.serve(reader, |distro| supervisor.exited(&vm, distro));
+                let error = vm.control.serve(reader, |event| vm.told(&supervisor, event));
                 if !matches!(error, FrameError::Closed | FrameError::Stream(_)) {
                     log(format_args!("control channel: {error}"));
                     vm.machine.kill();
@@ -91,7 +92,11 @@ impl Vm {
         };
         let configured = spawned.and_then(|()| match kind {
             Kind::Host => Ok(Vec::new()),
-            Kind::Virtual => vm.configure(),
+            Kind::Virtual => vm.configure().inspect(|_| {
+                if let Err(failure) = clock::follow(&vm) {
+                    log(format_args!("{failure}"));
+                }
+            }),
         });
         match configured {
             Ok(more) => {
@@ -119,6 +124,30 @@ impl Vm {
         Ok((vm, warnings))
     }
 
+    /// Takes what the guest tells.
+    fn told(self: &Arc<Self>, supervisor: &Arc<Supervisor>, event: Event) {
+        let ports = self.machine.ports();
+        match event {
+            Event::DistroExited { distro } => {
+                if let Some(ports) = ports {
+                    ports.forget(distro);
+                }
+                supervisor.exited(self, distro);
+            }
+            Event::PortOpened(listener) => {
+                if let Some(ports) = ports {
+                    ports.opened(listener);
+                }
+            }
+            Event::PortClosed { socket } => {
+                if let Some(ports) = ports {
+                    ports.closed(socket);
+                }
+            }
+            Event::Hello { .. } | Event::Reply { .. } => {}
+        }
+    }
+
     /// Why the machine ended, once it has.
     #[must_use]
     pub fn end(&self) -> Option<&Failure> {
@@ -140,16 +169,16 @@ impl Vm {
     }
 
     fn configure(&self) -> Result<Vec<String>, Failure> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut entropy = vec![0; ENTROPY];
         if let Err(source) = read_random(&mut entropy) {
             let error = ServiceError::System { action: "read random bytes", source };
             return Err(Failure::new("Wsl/Service/CreateVm", &error));
         }
         let request = Request::Configure(Configure {
-            time: (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos()),
+            time: clock::now(),
             entropy,
             modules: self.machine.modules(),
+            swap: self.machine.swap(),
             network: self.machine.network(),
         });
         self.control

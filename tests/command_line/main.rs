@@ -15,5 +15,6 @@ mod install;
 mod listing;
 mod manage;
 mod manifest;
+mod mount;
 mod registry;
 mod versions;

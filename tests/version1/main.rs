@@ -22,6 +22,7 @@ mod manage;
 mod single;
 mod storage;
 mod streams;
+mod surroundings;
 #[path = "../machine_distro/terminal.rs"]
 mod terminal;
 mod words;

@@ -33,6 +33,13 @@ pub enum Invocation {
     List(List),
     /// Change one thing of a distro.
     Manage(Manage),
+    /// Attach a disk of the user's.
+    Mount(Mount),
+    /// Let go of a disk of the user's.
+    Unmount {
+        /// Which; all of them where absent.
+        disk: Option<PathBuf>,
+    },
     /// Run a command or a shell.
     Run(Run),
     /// Make a distro the default one.
@@ -141,6 +148,25 @@ pub enum ExportFormat {
     Archive(Compression),
     /// A disk; the file's name tells which.
     Disk,
+}
+
+/// A disk of the user's, and what to mount of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Mount {
+    /// The image or the device.
+    pub disk: PathBuf,
+    /// Attach it and mount nothing.
+    pub bare: bool,
+    /// It is an image.
+    pub vhd: bool,
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: Option<String>,
+    /// The file system.
+    pub kind: Option<String>,
+    /// Mount options.
+    pub options: String,
+    /// The number of the partition.
+    pub partition: Option<u32>,
 }
 
 /// What to change of which distro.

@@ -92,7 +92,7 @@ fn in_use(paths: &Paths, distro: &Distro, failure: Failure) -> Failure {
 }
 
 fn runs(paths: &Paths, distro: &Distro) -> Result<bool, Failure> {
-    let status = client::status(paths)?.unwrap_or_default();
+    let status = client::status(paths, false)?.unwrap_or_default();
     Ok(status.distros.iter().any(|running| running.distro == distro.id))
 }
 
