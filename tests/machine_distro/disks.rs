@@ -225,6 +225,13 @@ fn b103_to_b117_a_users_disk_is_mounted_in_all_distros() {
     let unknown = mount(&["--name", "whole"]);
     assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
 
+    // It comes back with the machine, whose service does not even end in order.
+    kill_service();
+    assert_eq!(
+        shell(ALPHA, &format!("cat {first}/file /mnt/wsl/two/hello.txt")),
+        "shared\nhello\n"
+    );
+
     // Not while somebody is in it.
     let held = format!("cd {first} && exec sleep 600");
     let mut child = home().wslr(["-d", BETA, "--", "sh", "-c", &held]).spawn();
