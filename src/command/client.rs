@@ -34,8 +34,16 @@ const GREETING_LIMIT: Duration = Duration::from_secs(10);
 /// How long a service that was asked to leave may take beyond its guest's own time.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long it may take where the guest is not asked.
-const FORCED_LIMIT: Duration = Duration::from_secs(1);
+/// How long all of a shutdown may take where the guest is not asked, before the service is
+/// killed: within a second everything is over.
+const FORCED_LIMIT: Duration = Duration::from_millis(700);
+
+/// How long the end of a killed process may take to be seen.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long all of a shutdown may take beyond the guest's own time, which is more than the
+/// service waits for it.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 
 /// How often a start is tried where services keep leaving.
 const ATTEMPTS: usize = 5;
@@ -231,7 +239,11 @@ pub fn grow(paths: &Paths, distro: Uuid, size: u64) -> Result<(), Failure> {
 pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
     // Whatever becomes of the service (B112).
     user_disks::forget(&paths.mounts());
-    let limit = if force { FORCED_LIMIT } else { leave_limit(paths) };
+    let limit = match force {
+        true => FORCED_LIMIT,
+        false => WslConfig::load(paths).stop_limit().saturating_add(SHUTDOWN_LIMIT),
+    };
+    let deadline = Instant::now() + limit;
     let stream = match greet(paths, limit.min(GREETING_LIMIT))? {
         Greeted::Nobody => return Ok(()),
         Greeted::Ready(mut stream) => {
@@ -250,9 +262,10 @@ pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
         Greeted::Leaving(stream) => stream,
     };
     let Some(process) = process(&stream) else { return Ok(()) };
-    if !wait_for_end(&stream, limit) && kill(process, None) != Err(Errno::ESRCH) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if !wait_for_end(&stream, left) && kill(process, None) != Err(Errno::ESRCH) {
         let _ = kill(process, Signal::SIGKILL);
-        wait_for_end(&stream, FORCED_LIMIT);
+        wait_for_end(&stream, KILL_LIMIT);
     }
     Ok(())
 }

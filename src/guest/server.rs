@@ -65,6 +65,14 @@ pub trait Platform {
     /// Takes the configuration: done at once, or in a job.
     fn configure(&mut self, configure: Configure) -> Work;
 
+    /// Takes the host's time, where the clock is another than the host's.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_time(&mut self, _: (i64, u32)) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The configuration's job has succeeded.
     fn configured(&mut self);
 
@@ -268,6 +276,12 @@ impl<P: Platform> Server<P> {
             },
             Request::Look { distro } => self.look(id, distro),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
+            Request::SetTime { time } => {
+                let result = self.platform.set_time(time);
+                let result =
+                    result.map_err(|error| GuestError::system("setting the clock", &error));
+                self.reply(id, result.map(|()| Vec::new()));
+            }
             Request::GrowDistro { distro } => match self.distros.get(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
                 Some(distro) => {

@@ -384,6 +384,19 @@ pub fn load_module(module: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Swaps to a device from now on, and tells it what is not needed any more.
+///
+/// # Errors
+/// The system's.
+pub fn swap_on(device: &Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    const SWAP_FLAG_DISCARD: libc::c_int = 0x1_0000;
+    let path = CString::new(device.as_os_str().as_bytes())?;
+    // SAFETY: the path is NUL-terminated.
+    Errno::result(unsafe { libc::swapon(path.as_ptr(), SWAP_FLAG_DISCARD) })?;
+    Ok(())
+}
+
 /// Adds random bytes to the kernel's pool and credits them.
 ///
 /// # Errors

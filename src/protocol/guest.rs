@@ -69,6 +69,11 @@ pub enum Request {
         /// Which.
         distro: Uuid,
     },
+    /// The host's clock, which may have jumped.
+    SetTime {
+        /// As [`Configure::time`].
+        time: (i64, u32),
+    },
     /// Mount the distro's disk and start its init. Answered when it takes sessions.
     StartDistro(StartDistro),
     /// End the distro and let go of its disk. Answered when the disk can be detached.
@@ -87,6 +92,8 @@ pub struct Configure {
     pub entropy: Vec<u8>,
     /// The disk with the kernel's modules, if there is one.
     pub modules: Option<u16>,
+    /// The disk to swap to, if there is one.
+    pub swap: Option<u16>,
     /// The machine's network, if it has one.
     pub network: Option<Network>,
 }

@@ -82,8 +82,9 @@ fn bring_up(
         root: root.clone(),
         hostname: hostname(),
         time_zone: time_zone::of_host(),
-        // Less than this side waits, so that the guest is the one that ends it.
-        stop_limit: vm.settings.stop_limit().mul_f32(0.8),
+        // Less than this side waits, so that the guest is the one that ends it, and everything
+        // is over in the whole's time.
+        stop_limit: vm.settings.stop_limit().mul_f32(0.6),
     });
     let mounted = vm
         .control

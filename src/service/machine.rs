@@ -71,6 +71,16 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// The disk with the kernel's modules, where the machine has one.
     fn modules(&self) -> Option<u16>;
 
+    /// The disk to swap to, where the machine has one.
+    fn swap(&self) -> Option<u16> {
+        None
+    }
+
+    /// What the user is told of what it does without.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How the guest sets its network up, where the machine has one of its own.
     fn network(&self) -> Option<Network> {
         None

@@ -705,7 +705,8 @@ impl Supervisor {
     /// Powers the machine off, or kills it where that takes too long.
     fn end_machine(&self, vm: &Arc<Vm>, force: bool) {
         if !force && vm.control.power_off().is_ok() {
-            let deadline = Instant::now() + vm.settings.stop_limit();
+            // What follows is part of the whole's time too.
+            let deadline = Instant::now() + vm.settings.stop_limit().mul_f32(0.85);
             let mut state = self.state();
             while vm.end().is_none() && Instant::now() < deadline {
                 state = self.wait(state, Some(deadline));

@@ -58,6 +58,9 @@ pub fn parse(words: Vec<OsString>, home: Option<&OsStr>) -> Result<Invocation, G
         if word == "--help" {
             return Ok(Invocation::Help);
         }
+        if word == "--system" {
+            return Err(GrammarError::NoSystemDistro);
+        }
         if let Some(verb) = VERBS.iter().find(|verb| word.to_str().is_some_and(|w| verb.flag.is(w)))
         {
             return verbs::parse(verb, word, words);
