@@ -83,6 +83,7 @@ pub fn mount(supervisor: &Arc<Supervisor>, request: &Mount) -> Result<Mounted, F
     let is_known = list::load(&file).iter().any(|disk| disk.path == path);
     let storage = if is_known { None } else { Some(open(&path, &request.shown)) };
     let storage = storage.transpose().map_err(|error| failure(&error))?;
+    let _hold = supervisor.hold();
     let (vm, _) = supervisor.machine(Uuid::nil(), Kind::Virtual)?;
     let mut attached = lock(&supervisor.user_disks.attached);
     let units = attached.of(&vm);
@@ -258,6 +259,7 @@ pub fn unmount(supervisor: &Arc<Supervisor>, path: Option<&Path>) -> Result<(), 
             found
         }
     };
+    let _hold = supervisor.hold();
     let vm = supervisor.running(Kind::Virtual);
     for disk in chosen {
         if let Some(vm) = &vm
