@@ -209,6 +209,7 @@ fn reserve(
         elsewhere: None,
         reserved: false,
         state: State::Installing,
+        activity: None,
         default_uid: 0,
         run_oobe: !plan.is_import,
         flavor: String::new(),
@@ -247,6 +248,7 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
         if distro.state == State::Installed && distro.leftover.is_none() {
             clear_strays(distro, &distro.base_path);
         }
+        distro.activity = distro.held_for();
         clear_elsewhere(distro);
         clear_snapshots(distro);
     }
