@@ -10,6 +10,7 @@ mod grammar;
 mod install;
 mod list;
 mod output;
+mod proxy;
 pub mod run;
 mod signals;
 mod status;

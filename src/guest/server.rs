@@ -49,6 +49,14 @@ pub trait Platform {
         Vec::new()
     }
 
+    /// Sets the suffixes for short names, where the network is its own.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_search(&mut self, _search: Option<String>) -> Outcome {
+        Ok(Vec::new())
+    }
+
     /// When [`Platform::arrived`] has something to do whatever comes.
     fn deadline(&self) -> Option<Instant>;
 
@@ -254,6 +262,10 @@ impl<P: Platform> Server<P> {
                 Work::Done(outcome) => self.reply(id, outcome),
                 Work::Begun(job) => self.jobs.push((job, Purpose::Configure(id))),
             },
+            Request::SetSearch { search } => {
+                let outcome = self.platform.set_search(search);
+                self.reply(id, outcome);
+            }
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),

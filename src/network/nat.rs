@@ -17,6 +17,7 @@ use super::addresses::{Addresses, GATEWAY_MAC, GUEST_MAC, MTU, Place};
 use super::datagram::{self, Port};
 use super::dns::{self, Question};
 use super::encode::{self, Encoder, Head};
+use super::hosts::Hosts;
 use super::packet::{Arp, ICMP, ICMP6, Ipv4, Ipv6, TCP, Tcp, UDP};
 use super::parse::{self, ACK, Content, Packet, RST, SYN, Segment};
 use super::ports::Ports;
@@ -110,6 +111,8 @@ pub struct Settings {
     pub addresses: Addresses,
     /// The host's `/etc/resolv.conf`.
     pub resolver: PathBuf,
+    /// The host's `/etc/hosts`.
+    pub hosts: PathBuf,
     /// The ports that the guest listens on.
     pub ports: Ports,
     /// Whether the guest reaches what listens on the host's loopback addresses.
@@ -123,6 +126,7 @@ pub struct Nat {
     inbound: Inbound,
     encoder: Encoder,
     resolver: Resolver,
+    hosts: Hosts,
     epoll: Epoll,
     flows: HashMap<u64, Flow>,
     connections: HashMap<Ends, u64>,
@@ -147,7 +151,7 @@ impl Nat {
     /// # Errors
     /// Where the system gives no `epoll`.
     pub fn new(settings: Settings, offloads: Offloads) -> io::Result<Self> {
-        let Settings { addresses, resolver, ports, host_loopback } = settings;
+        let Settings { addresses, resolver, hosts, ports, host_loopback } = settings;
         let (epoll, inbound) = (Epoll::new()?, Inbound::new(ports));
         let interest = EpollEvent::new(EventSet::IN, inbound::PORTS);
         epoll.ctl(ControlOperation::Add, inbound.number(), interest)?;
@@ -157,6 +161,7 @@ impl Nat {
             inbound,
             encoder: Encoder { guest: GUEST_MAC, gateway: GATEWAY_MAC, offloads },
             resolver: Resolver::new(resolver),
+            hosts: Hosts::new(hosts),
             epoll,
             flows: HashMap::new(),
             connections: HashMap::new(),
@@ -558,12 +563,9 @@ impl Nat {
     // ---- names ----
 
     fn question(&mut self, guest: SocketAddr, asked: SocketAddr, message: &[u8], now: Instant) {
-        if self.host_loopback {
-            let (host4, host6) = (self.addresses.host4, self.addresses.host6);
-            if let Some(answer) = dns::host_answer(message, host4, host6) {
-                let frame = self.encoder.udp(asked, guest, &answer);
-                return self.answer(frame);
-            }
+        if let Some(answer) = self.known_name(message) {
+            let frame = self.encoder.udp(asked, guest, &answer);
+            return self.answer(frame);
         }
         let servers = self.resolver.servers();
         let Some(mut question) = Question::new(guest, asked, message, servers, now) else { return };
@@ -574,6 +576,20 @@ impl Nat {
             let failure = question.failure(&self.encoder);
             self.answer(failure);
         }
+    }
+
+    /// The answer to a question for the host's own name, or one of its `/etc/hosts`.
+    fn known_name(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        let (name, kind) = dns::asked(message)?;
+        let addresses = &self.addresses;
+        let known = if name == dns::HOST_NAME && self.host_loopback {
+            vec![addresses.host4.into(), addresses.host6.into()]
+        } else if dns::is_for_addresses(kind) {
+            self.hosts.find(&name, addresses, self.host_loopback)?
+        } else {
+            return None;
+        };
+        dns::addresses_answer(message, kind, &known)
     }
 
     fn watch(&mut self, question: Question) {

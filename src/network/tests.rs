@@ -17,6 +17,7 @@ fn nat() -> Nat {
     let settings = Settings {
         addresses: Addresses::on([20, 224]),
         resolver: PathBuf::from("/nonexistent"),
+        hosts: PathBuf::from("/nonexistent"),
         ports: Ports::new(|_| {}, Default::default()).unwrap(),
         host_loopback: false,
     };

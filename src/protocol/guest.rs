@@ -47,6 +47,11 @@ pub struct Envelope {
 pub enum Request {
     /// First of all, once: time, entropy, modules.
     Configure(Configure),
+    /// The suffixes for short names are others now.
+    SetSearch {
+        /// Separated by spaces.
+        search: Option<String>,
+    },
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
     /// Mount the distro's disk and start its init. Answered when it takes sessions.

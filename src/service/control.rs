@@ -182,6 +182,7 @@ fn action(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "take its configuration",
         Request::PowerOff => "power off",
+        Request::SetSearch { .. } => "take the suffixes for names",
         Request::StartDistro(_) => "start the distribution",
         Request::StopDistro { .. } => "stop the distribution",
     }

@@ -88,7 +88,7 @@ impl Guest {
                 continue;
             }
             let result = match request {
-                GuestRequest::Configure(_) => Ok(Vec::new()),
+                GuestRequest::Configure(_) | GuestRequest::SetSearch { .. } => Ok(Vec::new()),
                 GuestRequest::PowerOff => {
                     self.end(Exit::PowerOff);
                     return;

@@ -35,7 +35,7 @@ use crate::vmm::machine::{Configuration, VirtualMachine};
 use crate::vmm::{command_line, probe};
 
 /// Where the host's resolver is set up.
-const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
+pub const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
 
 /// The contexts of a machine that cannot be built in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance/CreateVm";
@@ -150,6 +150,7 @@ fn network_device(addresses: Addresses, networking: &Networking, ports: Ports) -
     let settings = nat::Settings {
         addresses,
         resolver: PathBuf::from(RESOLVER_SETTINGS),
+        hosts: PathBuf::from("/etc/hosts"),
         ports,
         host_loopback: networking.host_loopback,
     };

@@ -111,6 +111,7 @@ impl Link {
             let settings = Settings {
                 addresses,
                 resolver: resolver.clone(),
+                hosts: resolver.with_file_name("hosts"),
                 ports: ports.clone(),
                 host_loopback: options.host_loopback,
             };
