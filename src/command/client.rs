@@ -103,6 +103,17 @@ impl Diagnose for ClientError {
     }
 }
 
+impl ClientError {
+    /// Why a request could not be sent.
+    #[must_use]
+    pub fn sending(paths: &Paths, error: FrameError) -> Self {
+        match error {
+            FrameError::TooLong { .. } => Self::TooLong,
+            source => Self::Lost { log: log(paths), source },
+        }
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::new("Wsl/Service", &error)
@@ -143,13 +154,13 @@ pub fn connect(paths: &Paths) -> Result<UnixStream, Failure> {
     Err(ClientError::Start { action: "it leaves again and again", source }.into())
 }
 
-/// What runs; nothing where there is no service. Never starts one.
+/// What runs, and with `uses` what for; nothing where there is no service. Never starts one.
 ///
 /// # Errors
 /// Where the service answers badly.
-pub fn status(paths: &Paths) -> Result<Option<Status>, Failure> {
+pub fn status(paths: &Paths, uses: bool) -> Result<Option<Status>, Failure> {
     let Greeted::Ready(stream) = greet(paths, GREETING_LIMIT)? else { return Ok(None) };
-    match ask(paths, stream, &Request::Status)? {
+    match ask(paths, stream, &Request::Status { uses })? {
         Answer::Status(status) => Ok(Some(status)),
         _ => Err(ClientError::Unexpected.into()),
     }

@@ -10,20 +10,20 @@ use uuid::Uuid;
 
 use super::grammar::{Run, Selection};
 use super::run::{self, Launch};
-use super::{client, output, proxy, versions};
+use super::{client, first_start, output, proxy, versions};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::convert::{self, ConvertError};
 use crate::error::{Diagnose, Failure};
-use crate::protocol::session::Directory;
-use crate::registry::{self, Registry, RegistryError};
+use crate::protocol::session::{Directory, Program};
+use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::terminal::progress::Progress;
 
 /// How often a root that a service has just let go of is tried.
-const ATTEMPTS: u32 = 20;
+pub(super) const ATTEMPTS: u32 = 20;
 
 /// How long lies between two of these.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs a command, and gives its status.
 pub(super) fn run(paths: &Paths, run: Run) -> Result<ExitCode, Failure> {
@@ -61,6 +61,13 @@ pub(super) fn launch(paths: &Paths, distro: Uuid, run: Run) -> Result<ExitCode, 
         Ok(directory) => Directory::Path(directory.into_os_string().into_vec()),
         Err(_) => Directory::Home,
     };
+    // A user who is named is not the one that a first start is for.
+    if matches!(run.program, Program::Shell)
+        && run.user.is_none()
+        && let Some(status) = first_start::prepare(paths, distro)?
+    {
+        return Ok(ExitCode::from(status));
+    }
     let launch = Launch {
         distro,
         program: run.program,
@@ -135,7 +142,7 @@ pub(super) fn unregister(paths: &Paths, name: &str) -> Result<(), Failure> {
 
 /// Ends a distro and does what needs it ended. Again where it is busy: somebody started it
 /// in between, or the service is about to let go of its root.
-fn once_ended<T, E: Diagnose>(
+pub(super) fn once_ended<T, E: Diagnose>(
     paths: &Paths,
     distro: Uuid,
     context: &str,
@@ -166,7 +173,20 @@ pub(super) fn no_default(error: RegistryError) -> Failure {
     }
 }
 
-fn service(error: RegistryError) -> Failure {
+/// Changes the record of a distro.
+pub(super) fn update(
+    paths: &Paths,
+    id: Uuid,
+    change: impl FnOnce(&mut Distro),
+) -> Result<(), RegistryError> {
+    registry::update(paths, |registry| {
+        change(registry.record(id).ok_or(RegistryError::NotFound)?);
+        Ok(())
+    })
+}
+
+/// The failure of the registry.
+pub(super) fn service(error: RegistryError) -> Failure {
     Failure::new("Wsl/Service", &error)
 }
 

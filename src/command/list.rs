@@ -12,6 +12,7 @@ use crate::config::paths::Paths;
 use crate::download::Fetcher;
 use crate::error::Failure;
 use crate::manifest::{Catalog, Settings};
+use crate::protocol::client::RunningDistro;
 use crate::registry::{Distro, Registry, RegistryError, State};
 
 /// One row of a listing.
@@ -26,6 +27,16 @@ struct Row<'a> {
     base_path: &'a std::path::Path,
     flavor: &'a str,
     os_version: &'a str,
+    /// What keeps it running, where it runs.
+    #[serde(flatten)]
+    running: Option<Running<'a>>,
+}
+
+/// What a distro runs for.
+#[derive(Debug, Serialize)]
+struct Running<'a> {
+    sessions: u32,
+    uses: &'a [String],
 }
 
 /// Prints the listing that is asked for.
@@ -34,9 +45,8 @@ pub(super) fn list(paths: &Paths, list: &List) -> Result<(), Failure> {
         return online(list);
     }
     let registry = distro::load(paths)?;
-    let status = client::status(paths)?.unwrap_or_default();
-    let running: Vec<Uuid> = status.distros.iter().map(|running| running.distro).collect();
-    let rows = rows(&registry, list, &running);
+    let status = client::status(paths, list.json && list.verbose)?.unwrap_or_default();
+    let rows = rows(&registry, list, &status.distros);
     if list.json {
         return output::json(&rows);
     }
@@ -86,13 +96,14 @@ fn online(list: &List) -> Result<(), Failure> {
 }
 
 /// The distros to show, the default one first.
-fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a>> {
+fn rows<'a>(registry: &'a Registry, list: &List, running: &'a [RunningDistro]) -> Vec<Row<'a>> {
     let default = registry.default_distro().ok().map(|distro| distro.id);
+    let of = |id: Uuid| running.iter().find(|running| running.distro == id);
     let shown = |distro: &&Distro| {
         let usable = distro.state == State::Installed && !distro.is_converting();
         let wanted = usable || list.all || list.verbose;
         let abandoned = distro.state == State::Installing && distro.is_abandoned();
-        wanted && !abandoned && (!list.running || list.verbose || running.contains(&distro.id))
+        wanted && !abandoned && (!list.running || list.verbose || of(distro.id).is_some())
     };
     let mut rows: Vec<Row<'_>> = registry
         .distros
@@ -106,13 +117,17 @@ fn rows<'a>(registry: &'a Registry, list: &List, running: &[Uuid]) -> Vec<Row<'a
                 State::Installing => "Installing",
                 State::Uninstalling => "Uninstalling",
                 State::Installed if distro.is_converting() => "Converting",
-                State::Installed if running.contains(&distro.id) => "Running",
+                State::Installed if of(distro.id).is_some() => "Running",
                 State::Installed => "Stopped",
             },
             version: distro.version,
             base_path: &distro.base_path,
             flavor: &distro.flavor,
             os_version: &distro.os_version,
+            // What it is used for is asked only where all is to be told.
+            running: of(distro.id)
+                .filter(|_| list.json && list.verbose)
+                .map(|running| Running { sessions: running.sessions, uses: &running.uses }),
         })
         .collect();
     rows.sort_by_key(|row| !row.default);

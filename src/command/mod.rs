@@ -4,11 +4,14 @@
 //! ended. Data goes to standard output; errors to standard error as `wslr: <message>`, a
 //! hint and an `Error code:` line, with status 255 (behaviour reference 1.1).
 
+mod capture;
 pub mod client;
 mod distro;
+mod first_start;
 mod grammar;
 mod install;
 mod list;
+mod manage;
 mod output;
 mod proxy;
 pub mod run;
@@ -25,7 +28,7 @@ use std::process::ExitCode;
 use crate::config::paths::Paths;
 use crate::error::Failure;
 
-pub use grammar::{Import, Install, Invocation, List, Run};
+pub use grammar::{Import, Install, Invocation, List, Manage, ManageAction, Run};
 pub use table::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 pub use usage::usage;
 
@@ -53,6 +56,7 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::Help => output::print(&usage::usage())?,
         Invocation::HelpFor(verb) => output::print(&usage::of_verb(verb))?,
         Invocation::List(list) => list::list(&paths()?, &list)?,
+        Invocation::Manage(manage) => return manage::manage(&paths()?, manage),
         Invocation::SetDefault { name } => distro::set_default(&paths()?, &name)?,
         Invocation::SetDefaultVersion { version } => {
             versions::set_default(&paths()?, version)?;

@@ -22,7 +22,7 @@ use super::{output, signals};
 use crate::config::paths::Paths;
 use crate::error::{Diagnose, Failure, io_code};
 use crate::protocol::client::{Answer, Progress, Request, Run};
-use crate::protocol::frame::{self, FrameError};
+use crate::protocol::frame;
 use crate::protocol::session::{Directory, ExitStatus, Program, StreamKind, Streams, WindowSize};
 use crate::terminal::progress::{self, Bar};
 use crate::terminal::raw::{Raw, window_size};
@@ -48,7 +48,7 @@ pub struct Launch {
 
 /// Why a command's streams could not be kept up on this side.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+pub(super) enum RunError {
     #[error("cannot write to {stream}")]
     Output { stream: &'static str, source: io::Error },
     #[error("cannot {action}")]
@@ -119,10 +119,8 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
         theirs.push(OwnedFd::from(other));
     }
     let connection = client::connect(paths)?;
-    client::send(&connection, &request, &theirs).map_err(|error| match error {
-        FrameError::TooLong { .. } => Failure::from(ClientError::TooLong),
-        source => ClientError::Lost { log: client::log(paths), source }.into(),
-    })?;
+    client::send(&connection, &request, &theirs)
+        .map_err(|error| ClientError::sending(paths, error))?;
     drop(theirs);
 
     let terminal = plan.streams.terminal.is_some();
@@ -135,11 +133,11 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
     };
     let gate = Arc::new(Gate::default());
     let mut relays = Relays::default();
-    let mut answers = Answers { bars: progress::Progress::on_terminal(), bar: None };
+    let mut answers = Answers::default();
     let result = loop {
         match frame::read::<Answer>(&mut &connection) {
             Ok(Answer::Started) => {
-                answers.bar = None;
+                answers.started();
                 signals::forward(&connection, raw.as_ref(), terminal, &gate)
                     .map_err(failed("catch signals"))?;
                 if let Some(raw) = &raw {
@@ -278,13 +276,25 @@ impl Relays {
 }
 
 /// What the user sees while the command is being started.
-struct Answers {
+pub(super) struct Answers {
     bars: progress::Progress,
     bar: Option<Bar>,
 }
 
+impl Default for Answers {
+    fn default() -> Self {
+        Self { bars: progress::Progress::on_terminal(), bar: None }
+    }
+}
+
 impl Answers {
-    fn progress(&mut self, progress: &Progress) {
+    /// The command runs: what was shown before is taken away.
+    pub(super) fn started(&mut self) {
+        self.bar = None;
+    }
+
+    /// Shows how far the start is.
+    pub(super) fn progress(&mut self, progress: &Progress) {
         let bar =
             self.bar.get_or_insert_with(|| self.bars.steps(progress.label.clone(), progress.total));
         bar.label(progress.label.clone());
@@ -292,7 +302,8 @@ impl Answers {
         bar.set(progress.done);
     }
 
-    fn warning(&self, text: &str) {
+    /// Shows a line.
+    pub(super) fn warning(&self, text: &str) {
         // It may come from the guest.
         let text = text.replace(|one: char| one.is_control(), "\u{fffd}");
         self.bars.suspend(|| output::warning(&text));

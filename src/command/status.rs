@@ -15,12 +15,19 @@ use crate::error::{Diagnose, Failure, chain};
 use crate::kernel;
 use crate::namespaces::user::Mapping;
 use crate::network::ports::Forwarded;
+use crate::protocol::client::RunningDistro;
 
 /// Prints the defaults, what can run, and what runs.
 pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
     let registry = distro::load(paths)?;
     let default = registry.default_distro().ok().map(|distro| distro.name.as_str());
     let (first, second) = (versions::version_1(), versions::version_2());
+    let status = client::status(paths, true)?;
+    let running: Vec<(&str, &RunningDistro)> = status
+        .iter()
+        .flat_map(|status| &status.distros)
+        .filter_map(|running| Some((registry.by_id(running.distro).ok()?.name.as_str(), running)))
+        .collect();
     let usual = if second.is_ok() { 2 } else { 1 };
     let default_version = registry.default_version.unwrap_or(usual);
     if !json {
@@ -32,16 +39,12 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
         let first = first.as_ref().map_or_else(no, users);
         let second = second.as_ref().map_or_else(no, |()| "yes".to_owned());
         _ = writeln!(text, "Version 1 can run: {first}\nVersion 2 can run: {second}");
+        for (name, running) in running {
+            _ = writeln!(text, "Running: {name} ({})", reasons(running));
+        }
         return output::print(&text);
     }
-    let status = client::status(paths)?;
     let machine = status.as_ref().and_then(|status| status.machine.as_ref());
-    let running: Vec<&str> = status
-        .iter()
-        .flat_map(|status| &status.distros)
-        .filter_map(|running| registry.by_id(running.distro).ok())
-        .map(|distro| distro.name.as_str())
-        .collect();
     let ports: Vec<Value> = status
         .iter()
         .flat_map(|status| &status.ports)
@@ -54,7 +57,15 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
             version_json(1, first.as_ref().err(), first.as_ref().ok().map(users_json)),
             version_json(2, second.as_ref().err(), None),
         ],
-        "running": running,
+        "running": running.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        "uses": running
+            .iter()
+            .map(|(name, running)| json!({
+                "name": name,
+                "sessions": running.sessions,
+                "uses": running.uses,
+            }))
+            .collect::<Vec<_>>(),
         "ports": ports,
         "service": status.as_ref().map(|status| json!({ "process": status.process })),
         "machine": machine.map(|machine| json!({
@@ -63,6 +74,17 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
             "processors": machine.processors,
         })),
     }))
+}
+
+/// Why a distro has not been ended.
+fn reasons(running: &RunningDistro) -> String {
+    let sessions = match running.sessions {
+        0 => None,
+        1 => Some("1 session".to_owned()),
+        count => Some(format!("{count} sessions")),
+    };
+    let reasons: Vec<String> = sessions.into_iter().chain(running.uses.iter().cloned()).collect();
+    if reasons.is_empty() { "idle".to_owned() } else { reasons.join("; ") }
 }
 
 /// A port that a distro listens on.

@@ -1,5 +1,6 @@
 //! The user's `.wslconfig`, a distro's `wsl.conf`, and where everything lives.
 
+pub mod distribution;
 pub mod hostname;
 pub mod keys;
 pub mod networking;

@@ -98,6 +98,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("wsl2", "vmSwitch", Text),
     ("wslr", "debianMirror", Text),
     ("wslr", "hostLoopback", Bool),
+    ("wslr", "servicesKeepRunning", Bool),
     ("wslr", "ubuntuMirror", Text),
 ];
 
@@ -147,6 +148,8 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// A distro with running services is not idle.
+    pub services_keep_running: bool,
     /// What is wrong with the file, one line each, without `wslr: warning: `.
     pub warnings: Vec<String>,
 }
@@ -229,6 +232,7 @@ impl WslConfig {
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
         };
         if let Some(memory) = values.bytes("wsl2.memory") {
@@ -294,6 +298,7 @@ mod tests {
         assert_eq!(config.instance_idle_timeout, Some(Duration::from_secs(15)));
         assert_eq!(config.default_vhd_size, 1 << 40);
         assert!(config.nested_virtualization && !config.debug_console);
+        assert!(config.services_keep_running);
         assert_eq!(config.warnings, [""; 0]);
     }
 

@@ -29,6 +29,7 @@ pub mod server;
 pub mod session;
 pub mod streams;
 pub mod sys;
+pub mod usage;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -24,6 +24,7 @@ use super::distro::{self, Options};
 use super::job::{Job, Outcome};
 use super::log;
 use super::sys::{self, Reaped};
+use super::usage;
 use crate::protocol::frame;
 use crate::protocol::guest::{
     Configure, Envelope, Event, GuestError, Request, Root, StartDistro, VERSION,
@@ -118,6 +119,8 @@ enum Purpose {
     Prepare,
     /// [`Platform::configure`]; the number of the request.
     Configure(u64),
+    /// [`usage::look`]; the number of the request.
+    Look(u64),
     /// [`Platform::release`].
     Release(Uuid),
 }
@@ -266,6 +269,7 @@ impl<P: Platform> Server<P> {
                 let outcome = self.platform.set_search(search);
                 self.reply(id, outcome);
             }
+            Request::Look { distro } => self.look(id, distro),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),
@@ -283,6 +287,18 @@ impl<P: Platform> Server<P> {
 
     fn reply(&mut self, id: u64, result: Outcome) {
         self.control.send(&Event::Reply { id, result });
+    }
+
+    /// Looks what a distro is used for, in a job: there may be many processes to look at.
+    fn look(&mut self, id: u64, distro: Uuid) {
+        let running = self.distros.get(&distro).filter(|distro| distro.is_running());
+        let Some(pid) = running.map(|distro| distro.pid) else {
+            return self.reply(id, Err(GuestError::NotRunning));
+        };
+        match Job::start(|| Ok(usage::look(pid))) {
+            Ok(job) => self.jobs.push((job, Purpose::Look(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
+        }
     }
 
     fn start_distro(&mut self, id: u64, start: StartDistro) {
@@ -329,10 +345,7 @@ impl<P: Platform> Server<P> {
 
     /// Gives a session to its distro.
     fn hand_over(&mut self, session: Arrived) {
-        let distro = self
-            .distros
-            .get(&session.distro)
-            .filter(|distro| distro.start.is_none() && distro.kill_at.is_none() && !distro.is_gone);
+        let distro = self.distros.get(&session.distro).filter(|distro| distro.is_running());
         let sent = distro.ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(|distro| {
             link::send_session(&distro.socket, &session.request, &session.control, &session.streams)
         });
@@ -404,6 +417,7 @@ impl<P: Platform> Server<P> {
                 }
                 self.reply(id, outcome);
             }
+            Purpose::Look(id) => self.reply(id, outcome),
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }
     }
@@ -441,6 +455,11 @@ impl<P: Platform> Server<P> {
 }
 
 impl Distro {
+    /// Whether it takes sessions.
+    fn is_running(&self) -> bool {
+        self.start.is_none() && self.kill_at.is_none() && !self.is_gone
+    }
+
     /// Asks its init to end everything; it is killed where it does not.
     fn stop(&mut self) {
         if self.kill_at.is_none() && !self.is_gone {

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::config::syntax::{self, AfterBadLine};
+use crate::config::distribution::FirstStart;
 use crate::error::Diagnose;
 use crate::ext4::reader::{Image, ReadError};
 use crate::tree::path::TreePath;
@@ -91,15 +91,10 @@ impl Description {
     fn new(files: [Vec<u8>; FILES.len()]) -> Self {
         let [etc, usr, conf] = files.map(|file| String::from_utf8_lossy(&file).into_owned());
         let os_release = |key| value(&etc, key).or_else(|| value(&usr, key)).unwrap_or_default();
-        let (entries, _) = syntax::parse(&conf, AfterBadLine::Stop);
-        let default_name = entries.into_iter().find(|entry| {
-            entry.section.eq_ignore_ascii_case("oobe")
-                && entry.key.eq_ignore_ascii_case("defaultName")
-        });
         Self {
             flavor: os_release("ID"),
             os_version: os_release("VERSION_ID"),
-            default_name: default_name.map(|entry| entry.value).unwrap_or_default(),
+            default_name: FirstStart::parse(&conf).default_name.unwrap_or_default(),
         }
     }
 }

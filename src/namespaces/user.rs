@@ -215,7 +215,7 @@ const NEWGIDMAP: &str = "newgidmap";
 /// The name of a user in `/etc/passwd`, else what the environment says. The C library is
 /// not asked: its name services do not work in a static executable. `newuidmap` trusts
 /// none of this.
-fn login_name(uid: u32) -> Option<Vec<u8>> {
+pub(crate) fn login_name(uid: u32) -> Option<Vec<u8>> {
     let passwd = fs::read("/etc/passwd").unwrap_or_default();
     let found = passwd.split(|byte| *byte == b'\n').find_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');

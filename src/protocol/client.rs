@@ -42,7 +42,10 @@ pub enum Request {
         force: bool,
     },
     /// What runs.
-    Status,
+    Status {
+        /// And what it is used for, which the guests have to be asked.
+        uses: bool,
+    },
     /// End one distro. Answered with [`Answer::Done`] also where it does not run.
     Terminate {
         /// Which.
@@ -131,4 +134,6 @@ pub struct RunningDistro {
     pub distro: Uuid,
     /// Sessions with a living process.
     pub sessions: u32,
+    /// What else keeps it running, each as a short text; empty where it was not asked for.
+    pub uses: Vec<String>,
 }

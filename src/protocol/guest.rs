@@ -54,6 +54,12 @@ pub enum Request {
     },
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
+    /// Look what the distro is used for beside its sessions. Answered with one text for each
+    /// use, in the place of warnings; with none where it is idle.
+    Look {
+        /// Which.
+        distro: Uuid,
+    },
     /// Mount the distro's disk and start its init. Answered when it takes sessions.
     StartDistro(StartDistro),
     /// End the distro and let go of its disk. Answered when the disk can be detached.

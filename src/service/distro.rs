@@ -19,15 +19,28 @@ use super::supervisor::Supervisor;
 use super::vm::Vm;
 use crate::config::paths::Paths;
 use crate::config::{hostname, time_zone};
+use crate::disk::Format;
+use crate::disk::raw::Raw;
 use crate::error::Failure;
+use crate::ext4::reader::Image;
 use crate::protocol::guest::{GuestError, Request, Root, StartDistro};
 use crate::registry::{self, Distro, Registry, RegistryError};
+use crate::storage;
 
 /// The contexts of a failed start in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance";
 
+/// How long giving the space of a stopped distro back may take: others may wait for it.
+const TRIM_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long a guest's init may take to answer that it lives.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the guest may look what a distro is used for.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// The most uses of a distro that are kept.
+const MAXIMUM_USES: usize = 16;
 
 /// Starts the distro and tells all who wait for it.
 pub fn start(supervisor: &Arc<Supervisor>, id: Uuid, attempt: &Arc<Attempt>) {
@@ -47,9 +60,11 @@ fn bring_up(
     let record = find(&supervisor.paths, id)?;
     log(format_args!("distro {id} starts: '{}'", record.name));
     let kind = Kind::of(&record);
-    let storage =
-        open(&record.disk_path(), kind).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let storage = open(&record.disk_path(), kind, record.reserved)
+        .map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let state = state_warning(&storage, kind);
     let (vm, mut warnings) = supervisor.machine(id, kind)?;
+    warnings.extend(state);
     let stopped = || {
         let error = ServiceError::Stopped { name: record.name.clone() };
         vm.end().cloned().unwrap_or_else(|| Failure::new("Wsl/Service", &error))
@@ -105,6 +120,13 @@ pub fn stop(
     attempt.finish(Ok(Vec::new()));
 }
 
+/// What the distro is used for beside its sessions; nothing where that cannot be told.
+pub fn uses(vm: &Vm, id: Uuid) -> Vec<String> {
+    let uses = vm.control.request(Request::Look { distro: id }, LOOK_LIMIT).unwrap_or_default();
+    let printable = |text: String| text.replace(char::is_control, "?");
+    uses.into_iter().take(MAXIMUM_USES).map(printable).collect()
+}
+
 /// Lets go of the files of a distro that ended by itself.
 pub fn release(
     supervisor: &Arc<Supervisor>,
@@ -114,6 +136,7 @@ pub fn release(
     attempt: &Arc<Attempt>,
 ) {
     let _ = vm.machine.detach(root);
+    give_back(supervisor, id, vm.kind);
     supervisor.discard(id, attempt);
     attempt.finish(Ok(Vec::new()));
 }
@@ -145,6 +168,7 @@ fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, root: &Root) 
     if let Err(error) = vm.machine.detach(root) {
         log(format_args!("distro {id}: {error}"));
     }
+    give_back(supervisor, id, vm.kind);
 }
 
 /// The registered distro of that id.
@@ -167,7 +191,7 @@ fn set_configured(paths: &Paths, id: Uuid) -> Result<(), Failure> {
 
 /// Opens a distro's disk, or its directory, for this process alone. The lock lives as long
 /// as the file is open.
-fn open(path: &Path, kind: Kind) -> Result<Storage, ServiceError> {
+fn open(path: &Path, kind: Kind, reserved: bool) -> Result<Storage, ServiceError> {
     let failed = |source| ServiceError::Disk { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     match kind {
@@ -176,9 +200,39 @@ fn open(path: &Path, kind: Kind) -> Result<Storage, ServiceError> {
     };
     let file = options.open(path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(Storage { path: path.to_owned(), file }),
+        Ok(()) if registry::is_at(&file, path) => {
+            Ok(Storage { path: path.to_owned(), file, reserved })
+        }
+        // Another root has taken its place.
+        Ok(()) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
         Err(TryLockError::WouldBlock) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// What the user is to know of a disk before it is mounted: the kernel would go on using a
+/// file system in which it has met errors.
+fn state_warning(storage: &Storage, kind: Kind) -> Option<String> {
+    if kind != Kind::Virtual || Format::of(&storage.path) != Format::Raw {
+        return None;
+    }
+    let disk = Raw::new(storage.file.try_clone().ok()?);
+    Image::examine(&disk).ok().filter(|health| health.has_errors)?;
+    let path = storage.path.display();
+    Some(format!("the disk '{path}' has errors: stop the distribution and run 'e2fsck -f' on it"))
+}
+
+/// Gives the space that a stopped distro's disk has free back to the host: most of it came
+/// back when it was deleted, but not what a disk from elsewhere brought along.
+fn give_back(supervisor: &Supervisor, id: Uuid, kind: Kind) {
+    if kind != Kind::Virtual {
+        return;
+    }
+    let Ok(record) = find(&supervisor.paths, id) else { return };
+    match storage::trim(&record, TRIM_LIMIT) {
+        Ok(0) => {}
+        Ok(bytes) => log(format_args!("distro {id}: {bytes} bytes of its disk came back")),
+        Err(error) => log(format_args!("distro {id}: its disk is not trimmed: {error}")),
     }
 }
 
@@ -196,11 +250,11 @@ mod tests {
     fn a_disk_is_used_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ext4.img");
-        assert!(matches!(open(&path, Kind::Virtual), Err(ServiceError::Disk { .. })));
+        assert!(matches!(open(&path, Kind::Virtual, false), Err(ServiceError::Disk { .. })));
         std::fs::write(&path, b"").unwrap();
-        let first = open(&path, Kind::Virtual).unwrap();
-        assert!(matches!(open(&path, Kind::Virtual), Err(ServiceError::DiskInUse { .. })));
+        let first = open(&path, Kind::Virtual, false).unwrap();
+        assert!(matches!(open(&path, Kind::Virtual, false), Err(ServiceError::DiskInUse { .. })));
         drop(first);
-        open(&path, Kind::Virtual).unwrap();
+        open(&path, Kind::Virtual, false).unwrap();
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::config::wslconfig::WslConfig;
 use crate::disk::DiskError;
 use crate::error::{Diagnose, Failure};
+use crate::ext4::reader::ReadError;
 use crate::network::ports::Ports;
 use crate::protocol::guest::{Network, Root};
 use crate::protocol::session::{Session, StreamKind};
@@ -115,6 +116,8 @@ pub struct Storage {
     pub path: PathBuf,
     /// The same, open and locked.
     pub file: File,
+    /// All space of the disk is reserved, and none is given back.
+    pub reserved: bool,
 }
 
 /// What a machine has of its own.
@@ -147,6 +150,9 @@ pub enum MachineError {
     /// The distro's disk cannot be opened.
     #[error("cannot use the distribution's disk: {0}")]
     Disk(#[from] DiskError),
+    /// The distro's disk has no file system that could be mounted (B052).
+    #[error(transparent)]
+    FileSystem(#[from] ReadError),
     /// The guest did not call within the time.
     #[error("the virtual machine did not start within {limit:?}")]
     BootTimeout {
@@ -185,6 +191,7 @@ impl Diagnose for MachineError {
             Self::Connect { .. } => "E_FAIL",
             Self::Disk(DiskError::Damaged { .. }) => "MountDisk/WSL_E_DISK_CORRUPTED",
             Self::Disk(error) => error.code(),
+            Self::FileSystem(_) => "MountDisk/WSL_E_DISK_CORRUPTED",
             Self::TooManyDisks => "WSL_E_TOO_MANY_DISKS_ATTACHED",
             Self::BootTimeout { .. } => "CreateVm/HCS_E_CONNECTION_TIMEOUT",
             Self::Ended { .. } => "WSL_E_VM_CRASHED",
@@ -199,6 +206,7 @@ impl Diagnose for MachineError {
                 log.display()
             )),
             Self::Disk(error) => error.hint(),
+            Self::FileSystem(error) => error.hint(),
             _ => None,
         }
     }

@@ -94,9 +94,9 @@ fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, mut connected: C
             drop(connected);
             return;
         }
-        Request::Status => {
+        Request::Status { uses } => {
             connected.observes();
-            Answer::Status(supervisor.status())
+            Answer::Status(supervisor.status(uses))
         }
         Request::Terminate { distro } => match supervisor.terminate(distro) {
             Ok(()) => Answer::Done,

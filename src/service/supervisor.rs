@@ -30,6 +30,9 @@ use crate::protocol::guest::Root;
 /// How long a service that runs nothing waits for another command.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long at least lies between two looks at the services of a distro.
+const SERVICES_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long after a machine's end its clients may take to be told.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -77,6 +80,8 @@ struct Distro {
     place: Option<(Arc<Vm>, Root)>,
     sessions: BTreeSet<u64>,
     idle_since: Instant,
+    /// Somebody looks whether it is idle indeed.
+    is_looked_at: bool,
 }
 
 #[derive(Debug)]
@@ -177,8 +182,24 @@ impl Supervisor {
         Some(Connected { supervisor: Arc::clone(self), is_observer: false })
     }
 
-    /// What runs.
-    pub fn status(&self) -> Status {
+    /// What runs, and with `uses` what it is used for.
+    pub fn status(&self, uses: bool) -> Status {
+        let mut status = self.status_of_sessions();
+        if !uses {
+            return status;
+        }
+        thread::scope(|scope| {
+            for running in &mut status.distros {
+                let Some(vm) = self.machine_of(running.distro) else { continue };
+                let look = move || running.uses = distro::uses(&vm, running.distro);
+                // A status without them is better than none.
+                let _ = thread::Builder::new().spawn_scoped(scope, look);
+            }
+        });
+        status
+    }
+
+    fn status_of_sessions(&self) -> Status {
         let state = self.state();
         let machine = state.virtual_machine.vm().and_then(|vm| {
             let resources = vm.machine.resources()?;
@@ -195,6 +216,7 @@ impl Supervisor {
             .map(|(id, distro)| RunningDistro {
                 distro: *id,
                 sessions: u32::try_from(distro.sessions.len()).unwrap_or(u32::MAX),
+                uses: Vec::new(),
             })
             .collect();
         distros.sort_by_key(|running| running.distro);
@@ -233,6 +255,7 @@ impl Supervisor {
                                 place: None,
                                 sessions: BTreeSet::from([session]),
                                 idle_since: Instant::now(),
+                                is_looked_at: false,
                             },
                         );
                         drop(state);
@@ -355,20 +378,19 @@ impl Supervisor {
             let mut next = None;
             let mut idle = Vec::new();
             for (id, distro) in &mut state.distros {
-                if let (Stage::Running, Some((vm, root)), true) =
-                    (&distro.stage, &distro.place, distro.sessions.is_empty())
+                if let (Stage::Running, Some((vm, _)), true, false) =
+                    (&distro.stage, &distro.place, distro.sessions.is_empty(), distro.is_looked_at)
                     && due(distro.idle_since, vm.settings.instance_idle_timeout, now, &mut next)
                 {
-                    let attempt = Arc::new(Attempt::default());
-                    distro.stage = Stage::Stopping(Arc::clone(&attempt));
-                    idle.push((*id, Arc::clone(vm), root.clone(), attempt));
+                    distro.is_looked_at = true;
+                    idle.push((*id, Arc::clone(vm), distro.idle_since));
                 }
             }
             if !idle.is_empty() {
                 drop(state);
-                for (id, vm, root, attempt) in idle {
+                for (id, vm, since) in idle {
                     let supervisor = Arc::clone(self);
-                    self.in_background(move || distro::stop(&supervisor, id, &vm, &root, &attempt));
+                    self.in_background(move || supervisor.end_if_idle(id, &vm, since));
                 }
                 state = self.state();
                 continue;
@@ -401,6 +423,38 @@ impl Supervisor {
             }
             state = self.wait(state, next);
         }
+    }
+
+    /// Ends a distro that has had no session since then, unless it has services.
+    fn end_if_idle(self: &Arc<Self>, id: Uuid, vm: &Arc<Vm>, since: Instant) {
+        let uses = match vm.settings.services_keep_running {
+            true => distro::uses(vm, id),
+            false => Vec::new(),
+        };
+        let mut state = self.state();
+        let Some(distro) = state.distros.get_mut(&id) else { return };
+        distro.is_looked_at = false;
+        let is_unchanged = distro.sessions.is_empty() && distro.idle_since == since;
+        if let (Stage::Running, Some((at, root)), true) =
+            (&distro.stage, &distro.place, is_unchanged)
+            && Arc::ptr_eq(at, vm)
+        {
+            if uses.is_empty() {
+                let (root, attempt) = (root.clone(), Arc::new(Attempt::default()));
+                distro.stage = Stage::Stopping(Arc::clone(&attempt));
+                drop(state);
+                return distro::stop(self, id, vm, &root, &attempt);
+            }
+            distro.idle_since = Instant::now().max(since + SERVICES_PAUSE);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The machine in which a distro runs.
+    fn machine_of(&self, id: Uuid) -> Option<Arc<Vm>> {
+        let state = self.state();
+        Some(Arc::clone(&state.distros.get(&id)?.place.as_ref()?.0))
     }
 
     /// The running machine of that kind for a distro that starts, booted where there is

@@ -42,6 +42,8 @@ struct Guest {
     disks: Mutex<HashMap<u16, File>>,
     /// Nothing is answered any more.
     hangs: AtomicBool,
+    /// What distros are used for beside sessions.
+    uses: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,7 @@ impl Boot for Booter {
             arrived: Condvar::new(),
             disks: Mutex::default(),
             hangs: AtomicBool::new(false),
+            uses: Mutex::default(),
         });
         let last = match kind {
             Kind::Host => &self.0.host,
@@ -89,6 +92,7 @@ impl Guest {
             }
             let result = match request {
                 GuestRequest::Configure(_) | GuestRequest::SetSearch { .. } => Ok(Vec::new()),
+                GuestRequest::Look { .. } => Ok(lock(&self.uses).clone()),
                 GuestRequest::PowerOff => {
                     self.end(Exit::PowerOff);
                     return;
@@ -289,6 +293,8 @@ impl Service {
             base_path: base,
             disk: if version == 1 { "rootfs" } else { "ext4.img" }.to_owned(),
             leftover: None,
+            elsewhere: None,
+            reserved: false,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,
@@ -322,7 +328,7 @@ impl Service {
     }
 
     fn status(&self) -> Status {
-        match self.ask(&Request::Status) {
+        match self.ask(&Request::Status { uses: true }) {
             Answer::Status(status) => status,
             other => panic!("{other:?}"),
         }
@@ -443,6 +449,36 @@ fn b135_an_idle_distro_stops_then_the_machine_and_the_next_command_boots_again()
     service.eventually(|status| status.machine.is_none());
     assert!(exited(&service.run(distro, &["exit", "4"]), 4));
     assert_eq!(service.boots.count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_distro_with_services_is_not_idle() {
+    let service = Service::start("[wsl2]\nvmIdleTimeout=-1\n[general]\ninstanceIdleTimeout=500\n");
+    let distro = service.distro("a", true);
+    let mut waiting = service.connect();
+    let streams = Streams { terminal: None, stdin: false, stdout: false, stderr: false };
+    send(&waiting, distro, &["wait"], streams, Vec::new());
+    while !matches!(frame::read::<Answer>(&mut waiting).unwrap(), Answer::Started) {}
+    *lock(&service.guest().uses) = vec!["x listens\n".to_owned()];
+    let running = service.status().distros;
+    assert_eq!((running[0].sessions, running[0].uses.as_slice()), (1, &["x listens?".into()][..]));
+    drop(waiting);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(service.status().distros.len(), 1);
+    lock(&service.guest().uses).clear();
+    service.eventually(|status| status.distros.is_empty());
+}
+
+#[test]
+fn services_do_not_count_where_they_are_not_to() {
+    let service = Service::start(
+        "[wsl2]\nvmIdleTimeout=-1\n[general]\ninstanceIdleTimeout=50\n\
+         [wslr]\nservicesKeepRunning=false\n",
+    );
+    let distro = service.distro("a", true);
+    assert!(exited(&service.run(distro, &["exit", "3"]), 3));
+    *lock(&service.guest().uses) = vec!["x".to_owned()];
+    service.eventually(|status| status.distros.is_empty());
 }
 
 #[test]

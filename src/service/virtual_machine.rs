@@ -19,8 +19,10 @@ use crate::devices::VirtioDevice;
 use crate::devices::net::{Link, NetDevice};
 use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError, Volume};
 use crate::devices::vsock::{Vsock, VsockDevice};
-use crate::disk::{self, Format};
+use crate::disk::raw::Raw;
+use crate::disk::{self, Disk, Format};
 use crate::error::{Diagnose, Failure, chain};
+use crate::ext4::reader::{Image, ReadError};
 use crate::kernel::{self, Prepared, initramfs};
 use crate::network::addresses::{self, Addresses};
 use crate::network::nat::{self, Nat};
@@ -206,7 +208,16 @@ struct KvmMachine {
 impl Machine for KvmMachine {
     fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
         let options = DiskOptions { read_only: false, serial: String::new() };
-        let disk = disk::open(storage.file, Format::of(&storage.path), true)?;
+        let disk: Box<dyn Disk> = match Format::of(&storage.path) {
+            Format::Raw if storage.reserved => Box::new(Raw::reserved(storage.file)),
+            format => disk::open(storage.file, format, true)?,
+        };
+        // What the kernel may know and the reader does not is the kernel's to say.
+        if let Err(error @ (ReadError::NotExt4 | ReadError::Damaged { .. })) =
+            Image::examine(disk.as_ref())
+        {
+            return Err(error.into());
+        }
         let attached = self.disks.attach_backend(Box::new(Volume::new(disk)), options);
         attached.map(|lun| Root::Disk { lun }).map_err(|error| match error {
             ScsiError::Full => MachineError::TooManyDisks,

@@ -16,7 +16,7 @@ fn b026_help_goes_to_standard_output_and_succeeds() {
 #[test]
 fn b017_unknown_options_and_missing_values() {
     let home = Home::new();
-    for word in ["--unknown-flag", "--export", "--mount", "--manage", "--system", "-x"] {
+    for word in ["--unknown-flag", "--export", "--mount", "--system", "-x"] {
         let message = format!("Invalid command line argument: {word}");
         home.wslr([word]).fails(&message, HELP, None).run();
     }
@@ -133,4 +133,26 @@ fn output_to_a_full_device_is_a_failure() {
         "wslr: cannot write to standard output: No space left on device (os error 28)\n\
          Error code: Wsl/ERROR_DISK_FULL\n"
     );
+}
+
+#[test]
+fn b091_b092_manage_needs_a_distro_and_one_action() {
+    let home = Home::new();
+    home.wslr(["--manage"])
+        .fails("Argument --manage is missing a required parameter.", HELP, None)
+        .run();
+    home.wslr(["--manage", "D"])
+        .fails(
+            "--manage changes one thing of a distribution, and none is named.",
+            Some("'wslr --manage --help' lists the actions"),
+            None,
+        )
+        .run();
+    home.wslr(["--manage", "nope", "--set-default-user", "root"])
+        .fails(
+            "There is no distribution with the supplied name.",
+            Some("'wslr --list' shows the installed distributions"),
+            Some("Wsl/Service/WSL_E_DISTRO_NOT_FOUND"),
+        )
+        .run();
 }

@@ -218,6 +218,11 @@ fn b042_b057_an_archive_is_imported_from_a_file_or_a_pipe() {
         assert_is_the_distro(&home.path(name).join("ext4.img"));
         assert_eq!(distro(&home, name)["basePath"], home.path(name).to_str().unwrap());
     }
+    // B087: whoever imports a distro has set it up before.
+    let registry = std::fs::read_to_string(home.data("registry.json")).unwrap();
+    let registry: serde_json::Value = serde_json::from_str(&registry).unwrap();
+    assert_eq!(registry["distros"].as_array().unwrap().len(), 2);
+    assert!(registry["distros"].as_array().unwrap().iter().all(|one| one["runOOBE"] == false));
     home.wslr(["--import", "C", "no/such/place", "d.tar"])
         .fails(
             &format!(

@@ -12,6 +12,7 @@ mod grammar;
 mod import;
 mod install;
 mod listing;
+mod manage;
 mod manifest;
 mod registry;
 mod versions;

@@ -106,6 +106,12 @@ impl Distro {
         Ok(distro)
     }
 
+    /// What it is used for beside sessions.
+    pub fn uses(&mut self) -> Vec<String> {
+        let distro = self.id;
+        self.ask(Ask::Look { distro }).unwrap()
+    }
+
     fn event(&mut self) -> Event {
         frame::read(&mut self.spawned.control).unwrap()
     }

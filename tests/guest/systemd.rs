@@ -96,8 +96,12 @@ fn b165_a_user_has_a_session_of_systemd() {
 
 #[test]
 fn services_and_timers_live_beyond_the_command_that_starts_them() {
-    let distro = Distro::with_systemd(CONF);
+    let mut distro = Distro::with_systemd(CONF);
+    text(&distro, "true");
+    // What every system runs is no use of it.
+    assert_eq!(distro.uses(), Vec::<String>::new());
     text(&distro, "systemd-run --quiet --unit=stays sleep 1000");
+    assert_eq!(distro.uses(), ["the unit stays.service"]);
     text(
         &distro,
         "systemd-run --quiet --on-active=100ms --timer-property=AccuracySec=1ms \

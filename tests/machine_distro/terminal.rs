@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,8 +16,8 @@ use crate::fixture::{ALPHA, home};
 nix::ioctl_write_ptr_bad!(set_size, nix::libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(set_controlling_terminal, nix::libc::TIOCSCTTY);
 
-/// A terminal and the shell in it.
-struct Terminal {
+/// A terminal and what runs in it.
+pub struct Terminal {
     child: Child,
     master: File,
     /// Held open so that its modes can be read when the shell has ended.
@@ -30,11 +30,16 @@ fn size(rows: u16, columns: u16) -> Winsize {
 }
 
 impl Terminal {
+    /// The shell of a distro.
     fn start() -> Self {
+        Self::of(home().wslr(["-d", ALPHA]).command())
+    }
+
+    /// A command with a terminal of its own.
+    pub fn of(command: &mut Command) -> Self {
         let pair = openpty(Some(&size(24, 80)), None).unwrap();
         let end = || Stdio::from(pair.slave.try_clone().unwrap());
-        let mut test = home().wslr(["-d", ALPHA]);
-        let command = test.command().env("TERM", "dumb").env("PS1", "");
+        command.env("TERM", "dumb").env("PS1", "");
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: both calls are system calls that are safe after fork.
         unsafe {
@@ -48,12 +53,13 @@ impl Terminal {
         Self { child, master: pair.master.into(), slave: pair.slave, shown: String::new() }
     }
 
-    fn type_in(&mut self, text: &str) {
+    /// Types.
+    pub fn type_in(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
     /// Reads until `text` is shown, and forgets all up to its end.
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(at) = self.shown.find(text) {
@@ -70,7 +76,19 @@ impl Terminal {
         }
     }
 
-    fn is_raw(&self) -> bool {
+    /// The status of the command, which must end by itself.
+    pub fn status(&mut self) -> Option<i32> {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "it did not end: {:?}", self.shown);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    pub fn is_raw(&self) -> bool {
         let modes = tcgetattr(&self.slave).unwrap();
         !modes.local_flags.contains(LocalFlags::ICANON)
     }
@@ -90,17 +108,19 @@ pub fn session() {
     // SAFETY: the size is a live value of the type that the request takes.
     unsafe { set_size(std::os::fd::AsRawFd::as_raw_fd(&terminal.master), &size(50, 132)) }.unwrap();
     // The new size takes its way through the service and two sockets.
-    terminal.type_in("until stty size | grep 132; do sleep 1; done; sleep 1234\n");
+    terminal.type_in("until stty size | grep 132; do sleep 1; done\n");
     terminal.expect("50 132");
-    // A Ctrl-C between two programs of a line would belong to neither.
-    std::thread::sleep(Duration::from_secs(3));
+    // A key between two programs of a line would belong to neither, so that each program
+    // says itself that it is in the foreground.
+    terminal.type_in("sh -c 'echo wai''ting; exec sleep 1234'\n");
+    terminal.expect("waiting\r\n");
     terminal.type_in("\x03");
     terminal.type_in("echo status $?; echo af''ter\n");
     terminal.expect("status 130");
     terminal.expect("after");
 
-    terminal.type_in("sleep 4321\n");
-    std::thread::sleep(Duration::from_secs(3));
+    terminal.type_in("sh -c 'echo wai''ting; exec sleep 4321'\n");
+    terminal.expect("waiting\r\n");
     terminal.type_in("\x1a");
     terminal.expect("Stopped");
     terminal.type_in("jobs; kill %1; wait; echo do''ne\n");
@@ -108,14 +128,6 @@ pub fn session() {
     terminal.expect("done");
 
     terminal.type_in("exit 7\n");
-    let end = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        if let Some(status) = terminal.child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < end, "the session did not end: {:?}", terminal.shown);
-        std::thread::sleep(Duration::from_millis(100));
-    };
-    assert_eq!(status.code(), Some(7));
+    assert_eq!(terminal.status(), Some(7));
     assert!(!terminal.is_raw());
 }

@@ -13,6 +13,7 @@ crate::as_root_and_as_user! {
     a_terminated_distro_starts_again
     shutdown_ends_everything
     b039_a_running_distro_is_unregistered
+    a_service_keeps_its_distro_running_and_is_named
 }
 
 const DONE: &str = "The operation completed successfully.\n";
@@ -125,4 +126,43 @@ fn b039_a_running_distro_is_unregistered() {
             None,
         )
         .run();
+}
+
+/// What `--status` says of the distros that run.
+fn reasons(home: &OwnHome) -> String {
+    let output = home.wslr(["--status"]).command().output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| line.starts_with("Running: ")).collect()
+}
+
+fn a_service_keeps_its_distro_running_and_is_named() {
+    let home = OwnHome::with_distro("D", IMPATIENT);
+    // Of no session: what the distro starts by itself.
+    let server = "perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); \
+                  bind(S, sockaddr_in(0, INADDR_LOOPBACK)); listen(S, 1); \
+                  print((sockaddr_in(getsockname(S)))[0]); $| = 1; print; sleep 1000' >/run/port";
+    let conf = format!("[boot]\ncommand = \"{}\"\n", server.replace('"', "\\\""));
+    home.wslr(["cat >/etc/wsl.conf"]).stdin(conf).run();
+    home.wslr(["--terminate", "D"]).stdout(DONE).run();
+    let line = "until grep -q . /run/port; do sleep 0.1; done; cat /run/port";
+    let port = String::from_utf8(home.wslr([line]).stdout("[..]").run().stdout).unwrap();
+    let wanted = format!("perl listens on TCP port {port}");
+    wait_for("the session to end", || reasons(&home) == format!("Running: D ({wanted})"));
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(running(&home), "D\n");
+    let listing = home.wslr(["-l", "-v", "--json"]).command().output().unwrap();
+    let listing: serde_json::Value = serde_json::from_slice(&listing.stdout).unwrap();
+    assert_eq!(listing[0]["uses"], serde_json::json!([wanted]));
+    assert_eq!(listing[0]["sessions"], 0);
+    home.wslr(["pkill perl"]).run();
+    wait_for("the distro to stop", || running(&home).is_empty());
+    // A setting turns it off.
+    let setting = format!("{IMPATIENT}[wslr]\nservicesKeepRunning=false\n");
+    home.write(".wslconfig", setting);
+    wait_for("the service to leave", || {
+        std::thread::sleep(Duration::from_secs(3));
+        status(&home)["service"].is_null()
+    });
+    home.wslr([line]).stdout("[..]").run();
+    wait_for("the distro to stop", || running(&home).is_empty());
 }

@@ -13,10 +13,13 @@ mod conversion;
 mod directories;
 mod errors;
 mod escape;
+mod first_start;
 mod fixture;
 mod lifetime;
 mod listing;
+mod manage;
 mod single;
+mod storage;
 mod streams;
 #[path = "../machine_distro/terminal.rs"]
 mod terminal;

@@ -8,6 +8,15 @@ use crate::error::{Diagnose, Failure};
 /// Why words are not a command line.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GrammarError {
+    /// A word that is neither true nor false (B092).
+    #[error("{} is not a valid boolean, <true|false>", value.display())]
+    Boolean {
+        /// As typed.
+        value: OsString,
+    },
+    /// `--manage` without an action (1.11).
+    #[error("--manage changes one thing of a distribution, and none is named.")]
+    ActionRequired,
     /// `-d` or its like a second time (B010).
     #[error("The distribution name has already been set.")]
     AlreadySet,
@@ -94,6 +103,7 @@ impl Diagnose for GrammarError {
             Self::Invalid { argument } if argument == "--uninstall" => {
                 Some("'wslr --unregister NAME' removes a distribution".to_owned())
             }
+            Self::ActionRequired => Some("'wslr --manage --help' lists the actions".to_owned()),
             Self::Version { .. } => Some("a version is 1 or 2".to_owned()),
             Self::Size(error) => error.hint(),
             _ => Some("'wslr --help' lists the arguments".to_owned()),
@@ -106,9 +116,10 @@ impl GrammarError {
     pub(in crate::command) fn failure(&self) -> Failure {
         let failure = Failure::new("Wsl", self);
         match self {
-            Self::Invalid { .. } | Self::ParameterRequired { .. } | Self::Usage { .. } => {
-                Failure { code: None, ..failure }
-            }
+            Self::ActionRequired
+            | Self::Invalid { .. }
+            | Self::ParameterRequired { .. }
+            | Self::Usage { .. } => Failure { code: None, ..failure },
             _ => failure,
         }
     }

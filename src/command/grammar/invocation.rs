@@ -28,6 +28,8 @@ pub enum Invocation {
     Install(Install),
     /// List distros.
     List(List),
+    /// Change one thing of a distro.
+    Manage(Manage),
     /// Run a command or a shell.
     Run(Run),
     /// Make a distro the default one.
@@ -116,6 +118,69 @@ pub struct List {
     pub running: bool,
     /// With state and version.
     pub verbose: bool,
+}
+
+/// What to change of which distro.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Manage {
+    /// The distro's name.
+    pub name: String,
+    /// What to change.
+    pub action: ManageAction,
+}
+
+/// One thing of a distro that can be changed (behaviour reference 1.11).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ManageAction {
+    /// Make another distro of it.
+    Clone {
+        /// The other's name.
+        name: String,
+        /// The directory of its disk.
+        location: Option<PathBuf>,
+    },
+    /// Give the space of free blocks back.
+    Compact,
+    /// Delete a snapshot.
+    DeleteSnapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Show the snapshots.
+    ListSnapshots {
+        /// As JSON.
+        json: bool,
+    },
+    /// Keep it in another directory.
+    Move {
+        /// Which.
+        to: PathBuf,
+    },
+    /// Make its disk larger or smaller.
+    Resize {
+        /// In bytes.
+        size: u64,
+    },
+    /// Make it what it was when a snapshot was taken.
+    Restore {
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// Take a snapshot.
+    Snapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Whether its disk gives space back by itself.
+    SetSparse {
+        /// It does.
+        sparse: bool,
+    },
+    /// The user that commands run as where none is named.
+    SetDefaultUser {
+        /// The user's name in the distro.
+        user: String,
+    },
 }
 
 /// What to make a distro of, and how.

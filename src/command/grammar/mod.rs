@@ -6,6 +6,7 @@
 
 mod error;
 mod invocation;
+mod manage;
 mod tail;
 mod verbs;
 
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use super::table::{OPTIONS, VERBS};
 use crate::protocol::session::{Directory, Program};
 pub use error::GrammarError;
-pub use invocation::{Import, Install, Invocation, List, Run, Selection};
+pub use invocation::{Import, Install, Invocation, List, Manage, ManageAction, Run, Selection};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Shell {

@@ -1,118 +1,129 @@
-//! The words after a verb, split by that verb's table (behaviour reference 1.3).
+//! What follows a management verb: its options and operands, in any order.
 //!
-//! Options and operands may be mixed; `-abc` bundles letters; `--` ends the options; the
-//! value of an option is the next word, or follows `=` in the same word.
+//! The words are read by clap, by a grammar made from the verb's row of the table; what is
+//! refused is told in `wsl`'s words (behaviour reference 1.3). Where clap understands more
+//! than `wsl` does, `--opt=value` and `-dNAME`, so do we.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::error::GrammarError;
 use crate::command::table::{Flag, Verb};
 
-/// What a verb was given.
-#[derive(Debug, Default)]
+/// What clap calls the operands; no option has this name, as theirs begin with dashes.
+const OPERANDS: &str = "operands";
+
+/// The option that every verb has.
+static HELP: Flag = Flag {
+    long: "--help",
+    alias: None,
+    short: None,
+    value: None,
+    help: "Show what the command takes.",
+};
+
+/// The parsed words after a verb. Of an option given twice the last value counts.
+#[derive(Debug)]
 pub(super) struct Tail {
-    flags: Vec<(&'static str, Option<OsString>)>,
-    /// The operands that are there: no more than the verb takes.
+    matches: ArgMatches,
     pub(super) operands: Vec<OsString>,
-    /// `--help` was among the options.
+    /// `--help` was there.
     pub(super) help: bool,
 }
 
 impl Tail {
-    /// Splits what follows `verb`.
+    /// Reads the words after `verb` up to their end.
+    ///
+    /// # Errors
+    /// For an option or operand that the verb does not have, and for a missing value.
     pub(super) fn parse(
         verb: &'static Verb,
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, GrammarError> {
-        let mut words = words.into_iter();
-        let mut tail = Self::default();
-        let mut options = true;
-        while let Some(word) = words.next() {
-            let bytes = word.as_bytes();
-            if options && bytes == b"--" {
-                options = false;
-            } else if options && bytes == b"--help" {
-                tail.help = true;
-            } else if options && bytes.starts_with(b"--") {
-                tail.long(verb, word, &mut words)?;
-            } else if options && bytes.starts_with(b"-") && bytes.len() > 1 {
-                tail.bundle(verb, word, &mut words)?;
-            } else if tail.operands.len() < verb.operands.len() {
-                tail.operands.push(word);
-            } else {
-                return Err(GrammarError::InvalidForVerb { argument: word });
-            }
-        }
-        Ok(tail)
+        let words: Vec<_> = words.into_iter().collect();
+        let mut matches =
+            grammar(verb).try_get_matches_from(&words).map_err(|error| refusal(&error, &words))?;
+        let operands =
+            matches.try_remove_many(OPERANDS).ok().flatten().into_iter().flatten().collect();
+        Ok(Self { help: matches.get_flag(HELP.long), matches, operands })
     }
 
-    /// Whether the option was given.
+    /// Whether an option of the verb without value was given.
     pub(super) fn has(&self, long: &str) -> bool {
-        self.flags.iter().any(|(name, _)| *name == long)
+        match self.matches.try_get_one(long) {
+            Ok(given) => given == Some(&true),
+            // One that takes a value, or none of this verb's.
+            Err(_) => self.matches.try_contains_id(long).unwrap_or(false),
+        }
     }
 
-    /// The option's value; the last one where it was given several times.
+    /// Takes the value of an option.
     pub(super) fn value(&mut self, long: &str) -> Option<OsString> {
-        self.flags.iter_mut().rev().find(|(name, _)| *name == long)?.1.take()
-    }
-
-    fn long(
-        &mut self,
-        verb: &Verb,
-        word: OsString,
-        words: &mut impl Iterator<Item = OsString>,
-    ) -> Result<(), GrammarError> {
-        let (name, attached) = split_value(&word);
-        let flag = name.and_then(|name| verb.options.iter().find(|flag| flag.is(name)));
-        match (flag, attached) {
-            (Some(flag), Some(value)) if flag.value.is_some() => {
-                self.flags.push((flag.long, Some(value)));
-                Ok(())
-            }
-            (Some(flag), None) => self.flag(flag, word, words),
-            _ => Err(GrammarError::InvalidForVerb { argument: word }),
-        }
-    }
-
-    fn bundle(
-        &mut self,
-        verb: &Verb,
-        word: OsString,
-        words: &mut impl Iterator<Item = OsString>,
-    ) -> Result<(), GrammarError> {
-        let letters: Vec<char> = word.to_string_lossy().chars().skip(1).collect();
-        let flags: Option<Vec<&Flag>> = letters
-            .iter()
-            .map(|letter| verb.options.iter().find(|flag| flag.short == Some(*letter)))
-            .collect();
-        let Some(flags) = flags else {
-            return Err(GrammarError::InvalidForVerb { argument: word });
-        };
-        let before_last = flags.len().saturating_sub(1);
-        if flags.iter().take(before_last).any(|flag| flag.value.is_some()) {
-            return Err(GrammarError::InvalidForVerb { argument: word });
-        }
-        flags.into_iter().try_for_each(|flag| self.flag(flag, word.clone(), words))
-    }
-
-    fn flag(
-        &mut self,
-        flag: &Flag,
-        word: OsString,
-        words: &mut impl Iterator<Item = OsString>,
-    ) -> Result<(), GrammarError> {
-        let value = match flag.value {
-            Some(_) => Some(words.next().ok_or(GrammarError::ValueRequired { argument: word })?),
-            None => None,
-        };
-        self.flags.push((flag.long, value));
-        Ok(())
+        self.matches.try_remove_one(long).ok().flatten()
     }
 }
 
+/// The verb's row of the table as clap has it.
+fn grammar(verb: &'static Verb) -> Command {
+    let operands = (!verb.operands.is_empty()).then(|| {
+        let several = Arg::new(OPERANDS).num_args(0..=verb.operands.len());
+        several.action(ArgAction::Append).value_parser(value_parser!(OsString))
+    });
+    Command::new(verb.flag.long)
+        .no_binary_name(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .args_override_self(true)
+        .args(verb.options.iter().chain([&HELP]).map(option))
+        .args(operands)
+}
+
+fn option(flag: &'static Flag) -> Arg {
+    let arg = Arg::new(flag.long).long(flag.long.trim_start_matches('-')).short(flag.short);
+    match flag.value {
+        // The next word is the value whatever it looks like, as in `wsl`.
+        Some(_) => arg
+            .action(ArgAction::Set)
+            .allow_hyphen_values(true)
+            .value_parser(value_parser!(OsString)),
+        None => arg.action(ArgAction::SetTrue),
+    }
+}
+
+/// What clap refused, in `wsl`'s words.
+fn refusal(error: &clap::Error, words: &[OsString]) -> GrammarError {
+    let last = words.last().cloned().unwrap_or_default();
+    if error.kind() == ErrorKind::InvalidValue {
+        // Only at the end is there no next word.
+        return GrammarError::ValueRequired { argument: last };
+    }
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) => name.as_str(),
+        _ => "",
+    };
+    let argument = words.iter().find(|word| is_refused(word, named)).cloned().unwrap_or(last);
+    GrammarError::InvalidForVerb { argument }
+}
+
+/// Whether a word is the one that clap refused by `named`: itself, one that gives it a value,
+/// or a bundle that has it as a letter.
+fn is_refused(word: &OsStr, named: &str) -> bool {
+    let (name, _) = split_value(word);
+    let word = word.to_string_lossy();
+    let letter = named.strip_prefix('-').filter(|rest| rest.chars().count() == 1);
+    word == named
+        || name == Some(named)
+        || letter.is_some_and(|letter| {
+            word.strip_prefix('-')
+                .is_some_and(|letters| !letters.starts_with('-') && letters.contains(letter))
+        })
+}
+
 /// `--option=value` in its two parts; the name is absent where it is not UTF-8.
-pub(super) fn split_value(word: &OsString) -> (Option<&str>, Option<OsString>) {
+pub(super) fn split_value(word: &OsStr) -> (Option<&str>, Option<OsString>) {
     let bytes = word.as_bytes();
     match bytes.iter().position(|byte| *byte == b'=') {
         Some(equals) => (
@@ -126,9 +137,17 @@ pub(super) fn split_value(word: &OsString) -> (Option<&str>, Option<OsString>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::table::VERBS;
 
     fn parse(verb: &str, words: &[&str]) -> Result<Tail, GrammarError> {
         Tail::parse(Verb::named(verb).unwrap(), words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn every_verb_is_a_sound_grammar() {
+        for verb in VERBS {
+            grammar(verb).debug_assert();
+        }
     }
 
     #[test]
@@ -140,6 +159,7 @@ mod tests {
         ] {
             let mut tail = parse("--install", words).unwrap();
             assert!(tail.has("--no-launch"));
+            assert!(!tail.has("--no-distribution"));
             assert_eq!(tail.value("--name"), Some("N".into()));
             assert_eq!(tail.operands, ["X"]);
         }
@@ -147,14 +167,15 @@ mod tests {
 
     #[test]
     fn b032_letters_bundle_and_one_unknown_letter_refuses_the_word() {
-        let mut tail = parse("--install", &["-nd", "X"]).unwrap();
-        assert!(tail.has("--no-launch"));
-        assert_eq!(tail.value("--distribution"), Some("X".into()));
-        for word in ["-qx", "-vé"] {
-            let error = parse("--list", &[word]).unwrap_err();
+        for words in [["-nd", "X"].as_slice(), &["-ndX"], &["-n", "-d=X"]] {
+            let mut tail = parse("--install", words).unwrap();
+            assert!(tail.has("--no-launch"));
+            assert_eq!(tail.value("--distribution"), Some("X".into()));
+        }
+        for word in ["-qx", "-v\u{e9}", "--quite", "--quiet=1", "-", "x"] {
+            let error = parse("--list", &["-v", "--all", word]).unwrap_err();
             assert_eq!(error, GrammarError::InvalidForVerb { argument: word.into() });
         }
-        assert!(parse("--install", &["-dn", "X"]).is_err());
     }
 
     #[test]
@@ -169,6 +190,18 @@ mod tests {
     fn b032_a_missing_value_names_the_word_as_typed() {
         let error = parse("--install", &["-f"]).unwrap_err();
         assert_eq!(error, GrammarError::ValueRequired { argument: "-f".into() });
-        assert!(parse("--list", &["--quiet=1"]).is_err());
+    }
+
+    #[test]
+    fn values_and_operands_are_taken_as_they_are() {
+        let odd = OsString::from_vec(b"\xff=".to_vec());
+        let words =
+            ["--from-file".into(), "--name".into(), "--name".into(), odd.clone(), odd.clone()];
+        let mut tail = Tail::parse(Verb::named("--install").unwrap(), words).unwrap();
+        assert_eq!(tail.value("--from-file"), Some("--name".into()));
+        assert_eq!(tail.value("--name"), Some(odd.clone()));
+        assert_eq!(tail.operands, [odd]);
+        let mut tail = parse("--install", &["--name=", "--name", "a", "--name", "b"]).unwrap();
+        assert_eq!(tail.value("--name"), Some("b".into()));
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::error::GrammarError;
 use super::invocation::{Import, Install, Invocation, List};
+use super::manage;
 use super::tail::Tail;
 use crate::command::table::Verb;
 use crate::config::size;
@@ -49,6 +50,7 @@ pub(super) fn parse(
         },
         "--install" => Invocation::Install(install(tail, first)?),
         "--list" => Invocation::List(list(&tail)?),
+        "--manage" => manage::parse(tail, name())?,
         "--set-default" => Invocation::SetDefault { name: name() },
         "--set-default-version" => {
             Invocation::SetDefaultVersion { version: version(&first.unwrap_or_default())? }
