@@ -30,10 +30,12 @@ use crate::protocol::guest::Transport;
 use inbound::{Door, Inbound};
 
 /// The most TCP connections at one time, and of those the ones that the host still makes.
-const MAXIMUM_CONNECTIONS: usize = 8192;
+const MAXIMUM_CONNECTIONS: usize = 16_384;
 const MAXIMUM_CONNECTING: usize = 2048;
-/// From so many on each has less room.
-const CROWDED: usize = 256;
+/// How many bytes each way a connection may have waiting where there are fewer than so many,
+/// and the same for all others.
+const ROOM: [(usize, usize); 2] = [(256, 256 << 10), (2048, 32 << 10)];
+const LEAST_ROOM: usize = 8 << 10;
 /// The most ports of UDP and identifiers of echoes.
 const MAXIMUM_PORTS: usize = 4096;
 /// The most questions for names.
@@ -185,6 +187,12 @@ impl Nat {
     #[must_use]
     pub fn flows(&self) -> usize {
         self.flows.len()
+    }
+
+    /// How many of them are connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
     }
 
     fn answer(&mut self, frame: impl IntoIterator<Item = Vec<u8>>) {
@@ -367,6 +375,12 @@ impl Nat {
         self.answer([frame]);
     }
 
+    /// The room of another connection.
+    fn room(&self) -> usize {
+        let fits = |(limit, _): &&(usize, usize)| self.connections.len() < *limit;
+        ROOM.iter().find(fits).map_or(LEAST_ROOM, |(_, room)| *room)
+    }
+
     /// A sequence number to begin with that nobody can guess.
     fn first_number(&self) -> u32 {
         self.random.hash_one(self.next_id) as u32
@@ -406,10 +420,9 @@ impl Nat {
             }
         };
         let number = socket.as_raw_fd();
-        let crowded = self.connections.len() >= CROWDED;
         let first = self.first_number();
         let quoted = packet.whole.get(..QUOTED).unwrap_or(packet.whole);
-        let connection = Connection::new(segment, quoted, socket, first, crowded, now);
+        let connection = Connection::new(segment, quoted, socket, first, self.room(), now);
         let ends = (connection.guest, connection.peer);
         match self.insert(Flow::Connection(Box::new(connection)), number) {
             Some(id) => {

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "plain calls on local structures")]
 
+mod crowds;
 mod inbound;
 mod link;
 mod listeners;
