@@ -190,6 +190,7 @@ impl Platform for VirtualMachine {
             shared: Some(PathBuf::from(boot::SHARED)),
             init: Some(PathBuf::from("/init")),
             modules: self.modules.clone(),
+            networking: self.network.as_ref().map_or("none", |network| &network.mode).to_owned(),
         })
     }
 

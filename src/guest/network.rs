@@ -134,6 +134,7 @@ mod tests {
     #[test]
     fn b199_resolv_conf_names_the_resolver_and_the_suffixes() {
         let mut network = Network {
+            mode: "nat".to_owned(),
             guest4: [172, 20, 224, 2].into(),
             gateway4: [172, 20, 224, 1].into(),
             prefix4: 24,

@@ -85,6 +85,8 @@ pub struct Configure {
 /// How the machine's interface is set up.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Network {
+    /// What `wsl` calls such a network.
+    pub mode: String,
     /// The machine's address.
     pub guest4: Ipv4Addr,
     /// Its way out.

@@ -168,6 +168,7 @@ fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
     let settings = std::fs::read_to_string(RESOLVER_SETTINGS).unwrap_or_default();
     let forwarding = networking.localhost_forwarding;
     Network {
+        mode: networking.mode.name().to_owned(),
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,

@@ -181,7 +181,8 @@ impl Drop for Link {
     }
 }
 
-fn make_guest(addresses: Addresses) -> (File, File) {
+/// A guest in the namespace that this thread makes and enters: the cable, and the namespace.
+pub fn make_guest(addresses: Addresses) -> (File, File) {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -214,6 +215,7 @@ fn make_guest(addresses: Addresses) -> (File, File) {
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
     let network = Network {
+        mode: "nat".to_owned(),
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,
@@ -232,7 +234,7 @@ fn make_guest(addresses: Addresses) -> (File, File) {
 }
 
 /// What the device's worker does, with a TAP for queues.
-fn serve(
+pub fn serve(
     mut nat: Nat,
     mut tap: File,
     stop: &EventFd,
