@@ -126,6 +126,7 @@ impl Machine {
             time: (now.as_secs().try_into().unwrap(), now.subsec_nanos()),
             entropy: random(64),
             modules: None,
+            swap: None,
             network: None,
         };
         this.ask(Ask::Configure(configure)).unwrap();

@@ -132,7 +132,7 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
         false => None,
     };
     let gate = Arc::new(Gate::default());
-    let mut relays = Relays::default();
+    let mut relays = Relays { raw: raw.clone(), ..Relays::default() };
     let mut answers = Answers::default();
     let result = loop {
         match frame::read::<Answer>(&mut &connection) {
@@ -151,7 +151,9 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
             Ok(Answer::Failed(failure)) => break Err(failure),
             Ok(Answer::Progress(progress)) => answers.progress(&progress),
             Ok(Answer::Warning(warning)) => answers.warning(&warning),
-            Ok(Answer::Done | Answer::Status(_)) => break Err(ClientError::Unexpected.into()),
+            Ok(Answer::Done | Answer::Mounted(_) | Answer::Status(_)) => {
+                break Err(ClientError::Unexpected.into());
+            }
             Err(source) => {
                 break Err(ClientError::Lost { log: client::log(paths), source }.into());
             }
@@ -212,6 +214,8 @@ struct Relays {
     outputs: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
     /// Dropping one stops its input.
     stops: Vec<UnixStream>,
+    /// The terminal, to be raw when this process comes into the foreground.
+    raw: Option<Arc<Raw>>,
 }
 
 impl Relays {
@@ -241,8 +245,13 @@ impl Relays {
         let (stop, stopped) = UnixStream::pair()?;
         let from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let terminal = from.is_terminal();
-        let (to, gate) = (Arc::clone(stream), Arc::clone(gate));
-        let work = move || relay::input(from, &to, &stopped, &gate, terminal);
+        let (to, gate, raw) = (Arc::clone(stream), Arc::clone(gate), self.raw.clone());
+        let enter = move || {
+            if let Some(raw) = &raw {
+                raw.enter();
+            }
+        };
+        let work = move || relay::input(from, &to, &stopped, &gate, terminal, enter);
         self.inputs.push(thread::Builder::new().name("input".to_owned()).spawn(work)?);
         self.stops.push(stop);
         Ok(())

@@ -194,6 +194,22 @@ pub const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        flag: Flag::new("--mount", "Mount a disk of this machine in all distributions."),
+        operands: &[Operand::new("DISK", Values::Files)],
+        options: &[
+            Flag::new("--vhd", "It is a file: .vhd, .vhdx or a raw disk."),
+            Flag::new("--bare", "Attach it, and mount nothing."),
+            Flag::new("--name", "Mount it as /mnt/wsl/NAME.").short('n').value("NAME"),
+            Flag::new("--type", "Its file system; found out where not given.")
+                .short('t')
+                .value("TYPE"),
+            Flag::new("--options", "Mount options, separated by commas.")
+                .short('o')
+                .value("OPTIONS"),
+            Flag::new("--partition", "The number of the partition.").short('p').value("NUMBER"),
+        ],
+    },
+    Verb {
         flag: Flag::new("--set-default", "Make a distribution the default one.")
             .short('s')
             .alias("--setdefault"),
@@ -226,6 +242,11 @@ pub const VERBS: &[Verb] = &[
     Verb {
         flag: Flag::new("--terminate", "End a distribution.").short('t'),
         operands: NAME,
+        options: &[],
+    },
+    Verb {
+        flag: Flag::new("--unmount", "Let go of a mounted disk, or of all."),
+        operands: &[Operand { required: false, ..Operand::new("DISK", Values::Files) }],
         options: &[],
     },
     Verb {

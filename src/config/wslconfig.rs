@@ -118,6 +118,10 @@ pub struct WslConfig {
     pub memory: u64,
     /// Its processors.
     pub processors: u32,
+    /// What it can swap out, in bytes; 0 is nothing.
+    pub swap: u64,
+    /// Where to; nowhere that can be seen where absent.
+    pub swap_file: Option<PathBuf>,
     /// A kernel of the user's own.
     pub kernel: Option<PathBuf>,
     /// The modules disk of that kernel.
@@ -214,6 +218,8 @@ impl WslConfig {
         let mut config = Self {
             memory: host.memory / 2,
             processors: host.processors,
+            swap: 0,
+            swap_file: values.text("wsl2.swapfile").map(path),
             kernel: values.text("wsl2.kernel").map(path),
             kernel_modules: values.text("wsl2.kernelmodules").map(path),
             kernel_command_line: values.text("wsl2.kernelcommandline").unwrap_or_default(),
@@ -239,6 +245,9 @@ impl WslConfig {
             config.memory = memory;
         }
         config.memory = config.memory.min(host.memory).max(MINIMUM_MEMORY);
+        // A quarter of the memory in whole GB.
+        let usual_swap = config.memory.div_ceil(4).next_multiple_of(1 << 30);
+        config.swap = values.bytes("wsl2.swap").unwrap_or(usual_swap);
         let processors = values.integer("wsl2.processors");
         if let Some(wanted) = processors.filter(|wanted| *wanted > 0) {
             let available = host.processors;
@@ -297,6 +306,7 @@ mod tests {
         assert_eq!(config.vm_idle_timeout, Some(Duration::from_secs(60)));
         assert_eq!(config.instance_idle_timeout, Some(Duration::from_secs(15)));
         assert_eq!(config.default_vhd_size, 1 << 40);
+        assert_eq!((config.swap, config.swap_file), (1 << 30, None));
         assert!(config.nested_virtualization && !config.debug_console);
         assert!(config.services_keep_running);
         assert_eq!(config.warnings, [""; 0]);
@@ -305,11 +315,12 @@ mod tests {
     #[test]
     fn values_are_read_ignoring_the_case_of_their_keys() {
         let config = config(
-            "[WSL2]\nMemory=2GB\nprocessors=0x2\nkernel=~/vmlinux\nvmIdleTimeout=-1\n\
+            "[WSL2]\nMemory=2GB\nswap=0\nswapFile=s\nprocessors=0x2\nkernel=~/vmlinux\nvmIdleTimeout=-1\n\
              kernelCommandLine=a=b \"c d\"\n[general]\ninstanceIdleTimeout=0\n\
              distributionInstallPath=/d\n[wslr]\ndebianMirror=http://m/debian\n",
         );
         assert_eq!(config.memory, 2 << 30);
+        assert_eq!((config.swap, config.swap_file), (0, Some("/h/s".into())));
         assert_eq!(config.processors, 2);
         assert_eq!(config.kernel, Some("/h/vmlinux".into()));
         assert_eq!(config.vm_idle_timeout, None);

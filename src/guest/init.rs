@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::SigSet;
@@ -24,9 +24,9 @@ use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, disk, interface, log, network, sys};
+use super::{boot, cgroup, disk, interface, log, network, sys, volume};
 use crate::protocol::guest::{
-    CONTROL_PORT, Configure, Event, GuestError, Network, Root, STREAM_PORT, StartDistro,
+    CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
 };
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
@@ -74,6 +74,15 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
     Server::start(platform, control)
 }
 
+/// How far the clock may be from the host's, which is told every minute.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(250);
+
+/// Sets the clock to seconds and nanoseconds since 1970.
+fn set_clock((seconds, nanoseconds): (i64, u32)) -> io::Result<()> {
+    let time = nix::sys::time::TimeSpec::new(seconds, i64::from(nanoseconds));
+    Ok(nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, time)?)
+}
+
 /// The platform of version 2.
 struct VirtualMachine {
     listener: OwnedFd,
@@ -118,24 +127,27 @@ impl Platform for VirtualMachine {
 
     fn configure(&mut self, configure: Configure) -> Work {
         let mut warnings = Vec::new();
-        let (seconds, nanoseconds) = configure.time;
-        let time = nix::sys::time::TimeSpec::new(seconds, i64::from(nanoseconds));
-        let clock = nix::time::ClockId::CLOCK_REALTIME;
-        if let Err(error) = nix::time::clock_settime(clock, time) {
+        if let Err(error) = set_clock(configure.time) {
             warnings.push(format!("cannot set the clock: {error}"));
         }
         let random = File::options().write(true).open("/dev/random");
         if let Err(error) = random.and_then(|file| sys::add_entropy(&file, &configure.entropy)) {
             warnings.push(format!("cannot add entropy: {error}"));
         }
-        let (modules, network) = (configure.modules, configure.network);
+        let Configure { modules, swap, network, .. } = configure;
         self.network.clone_from(&network);
-        if modules.is_none() && network.is_none() {
+        if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
         }
         let work = move || {
             if let Some(lun) = modules {
                 disk::mount_modules(lun, Path::new(boot::MODULES))?;
+            }
+            if let Some(lun) = swap {
+                let device = Path::new("/dev").join(disk::wait_for(lun)?);
+                if let Err(error) = sys::swap_on(&device) {
+                    warnings.push(format!("the virtual machine runs without swap: {error}"));
+                }
             }
             if let Some(network) = network {
                 let directory = kernel_release().map(|release| modules_directory(&release));
@@ -155,6 +167,20 @@ impl Platform for VirtualMachine {
         network::write_resolver(network)
             .map(|()| Vec::new())
             .map_err(|error| GuestError::system("writing '/mnt/wsl/resolv.conf'", &error))
+    }
+
+    fn set_time(&mut self, time: (i64, u32)) -> io::Result<()> {
+        let clock = nix::time::ClockId::CLOCK_REALTIME;
+        let own = nix::time::clock_gettime(clock)?;
+        let seconds = time.0.saturating_sub(own.tv_sec());
+        let apart =
+            i128::from(seconds) * 1_000_000_000 + i128::from(time.1) - i128::from(own.tv_nsec());
+        // A message takes its time; what is less than that is no difference.
+        if apart.unsigned_abs() < CLOCK_TOLERANCE.as_nanos() {
+            return Ok(());
+        }
+        log::warn(format_args!("the clock is {apart} ns apart from the host's"));
+        set_clock(time)
     }
 
     fn configured(&mut self) {
@@ -205,6 +231,21 @@ impl Platform for VirtualMachine {
             log::warn(format_args!("ports of a distribution are not forwarded: {error}"));
         }
         Some(group)
+    }
+
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome {
+        match (request, distro) {
+            (Request::GrowDistro { .. }, Some((Root::Disk { lun }, pid))) => {
+                let root = PathBuf::from(format!("/proc/{pid}/root"));
+                disk::grow_running(*lun, &root).map(|()| Vec::new())
+            }
+            (Request::MountDisk(request), _) => {
+                let directory = kernel_release().map(|release| modules_directory(&release));
+                volume::attach(request, directory.as_deref())
+            }
+            (Request::UnmountDisk { lun, names }, _) => volume::detach(*lun, names),
+            _ => Err(GuestError::system("using a disk", &io::ErrorKind::Unsupported.into())),
+        }
     }
 
     fn release(&self, distro: Uuid, root: &Root) -> Outcome {

@@ -6,17 +6,18 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use super::modules::load_order;
 use super::{boot, interface};
 use crate::protocol::guest::Network;
 
 /// The interface.
 pub const NAME: &str = "eth0";
 /// Its driver's module.
-const MODULE: &str = "virtio_net.ko";
+const MODULE: &str = "virtio_net";
 
 /// What the kernel would do about addresses on its own, and its wait for an address of IPv6
 /// that nobody else can have.
@@ -27,7 +28,7 @@ const SETTINGS: [(&str, &str); 3] = [("accept_ra", "0"), ("accept_dad", "0"), ("
 #[must_use]
 pub fn set_up(network: &Network, modules: Option<&Path>) -> Vec<String> {
     if let Some(modules) = modules {
-        boot::load_modules(&load_order(modules));
+        boot::load_modules(&load_order(modules, MODULE));
     }
     let mut warnings = Vec::new();
     if let Err(error) = configure(NAME, network) {
@@ -51,20 +52,6 @@ pub fn write_resolver(network: &Network) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
     file.write_all(resolver_file(network).as_bytes())?;
     fs::rename(&beside, directory.join("resolv.conf"))
-}
-
-/// The driver and what it needs, from the table of `depmod`.
-fn load_order(directory: &Path) -> Vec<PathBuf> {
-    let table = fs::read_to_string(directory.join("modules.dep")).unwrap_or_default();
-    let Some((module, needs)) = table
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(module, _)| module.rsplit('/').next().is_some_and(|file| file.starts_with(MODULE)))
-    else {
-        return Vec::new();
-    };
-    let needs = needs.split_ascii_whitespace().rev();
-    needs.chain([module]).map(|path| directory.join(path)).collect()
 }
 
 /// Gives an interface its addresses and routes.
@@ -119,17 +106,6 @@ fn resolver_file(network: &Network) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_the_driver_needs_is_loaded_before_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let table = "kernel/a/xvirtio_net.ko: kernel/x.ko\n\
-                     kernel/drivers/net/virtio_net.ko: kernel/net_failover.ko kernel/failover.ko\n";
-        fs::write(directory.path().join("modules.dep"), table).unwrap();
-        let expected = ["failover.ko", "net_failover.ko", "drivers/net/virtio_net.ko"];
-        let expected = expected.map(|name| directory.path().join("kernel").join(name));
-        assert_eq!(load_order(directory.path()), expected);
-    }
 
     #[test]
     fn b199_resolv_conf_names_the_resolver_and_the_suffixes() {

@@ -73,6 +73,14 @@ pub trait Platform {
     /// Takes the configuration: done at once, or in a job.
     fn configure(&mut self, configure: Configure) -> Work;
 
+    /// Takes the host's time, where the clock is another than the host's.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_time(&mut self, _: (i64, u32)) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The configuration's job has succeeded.
     fn configured(&mut self);
 
@@ -84,6 +92,13 @@ pub trait Platform {
 
     /// Makes a distro's cgroup, where there are any.
     fn group(&mut self, distro: Uuid) -> Option<OwnedFd>;
+
+    /// Does something with a disk, for which it may have to wait; `root` is of the distro
+    /// that the request is for, and `pid` its first process. Runs in a job.
+    ///
+    /// # Errors
+    /// Where it cannot be done, or there are no disks here.
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome;
 
     /// Lets go of what a distro that has ended has used. Runs in a job.
     ///
@@ -119,6 +134,8 @@ enum Purpose {
     Prepare,
     /// [`Platform::configure`]; the number of the request.
     Configure(u64),
+    /// [`Platform::disk`]; the number of the request.
+    Disk(u64),
     /// [`usage::look`]; the number of the request.
     Look(u64),
     /// [`Platform::release`].
@@ -271,6 +288,24 @@ impl<P: Platform> Server<P> {
             }
             Request::Look { distro } => self.look(id, distro),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
+            Request::SetTime { time } => {
+                let result = self.platform.set_time(time);
+                let result =
+                    result.map_err(|error| GuestError::system("setting the clock", &error));
+                self.reply(id, result.map(|()| Vec::new()));
+            }
+            Request::GrowDistro { distro } => match self.distros.get(&distro) {
+                None => self.reply(id, Err(GuestError::NotRunning)),
+                Some(distro) => {
+                    let work = || self.platform.disk(&request, Some((&distro.root, distro.pid)));
+                    let job = Job::start(work);
+                    self.begin_disk(id, job);
+                }
+            },
+            Request::MountDisk(_) | Request::UnmountDisk { .. } => {
+                let job = Job::start(|| self.platform.disk(&request, None));
+                self.begin_disk(id, job);
+            }
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),
                 None => self.start_distro(id, start),
@@ -282,6 +317,13 @@ impl<P: Platform> Server<P> {
                     distro.stop();
                 }
             },
+        }
+    }
+
+    fn begin_disk(&mut self, id: u64, job: io::Result<Job>) {
+        match job {
+            Ok(job) => self.jobs.push((job, Purpose::Disk(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
         }
     }
 
@@ -417,6 +459,7 @@ impl<P: Platform> Server<P> {
                 }
                 self.reply(id, outcome);
             }
+            Purpose::Disk(id) => self.reply(id, outcome),
             Purpose::Look(id) => self.reply(id, outcome),
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }

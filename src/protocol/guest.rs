@@ -52,6 +52,20 @@ pub enum Request {
         /// Separated by spaces.
         search: Option<String>,
     },
+    /// Let a running distro's file system grow to its disk, which has become longer.
+    GrowDistro {
+        /// Which.
+        distro: Uuid,
+    },
+    /// Wait for an attached disk of the user's, and mount what is asked for of it.
+    MountDisk(MountDisk),
+    /// Unmount a disk of the user's and let go of it. Answered when it can be detached.
+    UnmountDisk {
+        /// Its logical unit.
+        lun: u16,
+        /// The names that it is mounted under.
+        names: Vec<String>,
+    },
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
     /// Look what the distro is used for beside its sessions. Answered with one text for each
@@ -59,6 +73,11 @@ pub enum Request {
     Look {
         /// Which.
         distro: Uuid,
+    },
+    /// The host's clock, which may have jumped.
+    SetTime {
+        /// As [`Configure::time`].
+        time: (i64, u32),
     },
     /// Mount the distro's disk and start its init. Answered when it takes sessions.
     StartDistro(StartDistro),
@@ -78,8 +97,32 @@ pub struct Configure {
     pub entropy: Vec<u8>,
     /// The disk with the kernel's modules, if there is one.
     pub modules: Option<u16>,
+    /// The disk to swap to, if there is one.
+    pub swap: Option<u16>,
     /// The machine's network, if it has one.
     pub network: Option<Network>,
+}
+
+/// A disk of the user's.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MountDisk {
+    /// Its logical unit.
+    pub lun: u16,
+    /// What to mount; nothing where absent.
+    pub mount: Option<Mount>,
+}
+
+/// What to mount of a disk, and where.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Mount {
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: String,
+    /// The number of the partition; the whole disk where absent.
+    pub partition: Option<u32>,
+    /// The file system; looked for where absent.
+    pub kind: Option<String>,
+    /// Mount options, separated by commas.
+    pub options: String,
 }
 
 /// How the machine's interface is set up.

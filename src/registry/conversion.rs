@@ -7,13 +7,13 @@
 //! that whoever comes after a kill can tell them apart and clears the right one away.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::distro::{partial, root_name};
 use super::installation::clear_abandoned;
-use super::lock::{failed, lock_root, make_root};
+use super::lock::{failed, is_locked, lock_root, make_root};
 use super::removal::delete_root;
 use super::{Distro, Registry, RegistryError, update};
 use crate::config::paths::Paths;
@@ -182,6 +182,17 @@ impl Drop for Conversion {
     fn drop(&mut self) {
         if !self.finished {
             undo(&self.paths, &self.record, &self.name);
+        }
+    }
+}
+
+/// Deletes what a conversion of a distro in that directory made and was killed before it was
+/// recorded.
+pub(super) fn clear_strays(distro: &Distro, directory: &Path) {
+    for name in [root_name(1), SECOND_DIRECTORY, root_name(2), distro.disk.as_str()] {
+        let path = directory.join(partial(name));
+        if path.symlink_metadata().is_ok() && !is_locked(&path) {
+            let _ = delete_root(&path);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 use uuid::Uuid;
 
+use super::conversion::clear_strays;
 use super::distro::{SNAPSHOTS, partial, root_name};
 use super::lock::{failed, is_locked, make_root};
 use super::relocation::clear_elsewhere;
@@ -243,6 +244,9 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
     registry.distros.retain(|distro| !distro.is_abandoned() || delete_disk(distro).is_err());
     for distro in &mut registry.distros {
         clear_leftover(distro);
+        if distro.state == State::Installed && distro.leftover.is_none() {
+            clear_strays(distro, &distro.base_path);
+        }
         clear_elsewhere(distro);
         clear_snapshots(distro);
     }
@@ -263,14 +267,17 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
 /// Deletes what a conversion left that does not live any more.
 fn clear_leftover(distro: &mut Distro) {
     let Some(name) = &distro.leftover else { return };
-    let both = [partial(name), name.clone()].map(|name| distro.base_path.join(name));
+    let mut left = vec![partial(name)];
+    // A file that was to take the root's place has its name.
+    if *name != distro.disk {
+        left.push(name.clone());
+    }
+    let left: Vec<PathBuf> = left.iter().map(|name| distro.base_path.join(name)).collect();
     // A conversion holds one of them until the record is right.
-    if both.iter().any(|path| is_locked(path)) {
+    if left.iter().any(|path| is_locked(path)) {
         return;
     }
-    // A file that was to take the root's place has its name.
-    let count = if *name == distro.disk { 1 } else { 2 };
-    if both.iter().take(count).all(|path| delete_root(path).is_ok()) {
+    if left.iter().all(|path| delete_root(path).is_ok()) {
         distro.leftover = None;
     }
 }
@@ -632,6 +639,19 @@ mod tests {
         ));
         remove(&home.paths, distro.id).unwrap();
         assert!(distro.base_path.join("rootfs/mine").exists());
+    }
+
+    #[test]
+    fn what_a_conversion_made_before_it_was_recorded_is_cleared() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let stray = distro.base_path.join("rootfs-2.partial");
+        fs::create_dir(&stray).unwrap();
+        home.install("Other");
+        assert!(!stray.exists());
+        fs::create_dir(&stray).unwrap();
+        remove(&home.paths, distro.id).unwrap();
+        assert!(!distro.base_path.exists());
     }
 
     #[test]

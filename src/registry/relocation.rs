@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::conversion::clear_strays;
 use super::distro::{SNAPSHOTS, partial};
 use super::installation::{clear_abandoned, make_private};
 use super::lock::{failed, is_locked, lock_root, make_root};
@@ -240,6 +241,7 @@ pub(super) fn delete_elsewhere(distro: &Distro) -> Result<(), RegistryError> {
     for name in names {
         delete_root(&elsewhere.join(name))?;
     }
+    clear_strays(distro, elsewhere);
     remove_directory(elsewhere);
     Ok(())
 }

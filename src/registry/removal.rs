@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::conversion::clear_strays;
 use super::distro::partial;
 use super::lock::{failed, lock_root};
 use super::relocation::delete_elsewhere;
@@ -63,6 +64,7 @@ pub(super) fn delete_disk(distro: &Distro) -> Result<(), RegistryError> {
     for path in roots(distro).into_iter().chain([distro.snapshots_path()]) {
         delete_root(&path)?;
     }
+    clear_strays(distro, &distro.base_path);
     remove_directory(&distro.base_path);
     delete_elsewhere(distro)
 }

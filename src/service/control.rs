@@ -181,9 +181,13 @@ impl Control {
 fn action(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "take its configuration",
+        Request::GrowDistro { .. } => "grow the disk",
+        Request::MountDisk(_) => "mount the disk",
+        Request::UnmountDisk { .. } => "unmount the disk",
         Request::Look { .. } => "look what the distribution is used for",
         Request::PowerOff => "power off",
         Request::SetSearch { .. } => "take the suffixes for names",
+        Request::SetTime { .. } => "set its clock",
         Request::StartDistro(_) => "start the distribution",
         Request::StopDistro { .. } => "stop the distribution",
     }

@@ -14,7 +14,7 @@ use super::configure;
 use super::control::ControlError;
 use super::error::ServiceError;
 use super::log;
-use super::machine::{Kind, Storage};
+use super::machine::{Kind, Storage, Use};
 use super::supervisor::Supervisor;
 use super::vm::Vm;
 use crate::config::paths::Paths;
@@ -32,6 +32,9 @@ const CREATE: &str = "Wsl/Service/CreateInstance";
 
 /// How long giving the space of a stopped distro back may take: others may wait for it.
 const TRIM_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a file system may take to grow: it writes little for each group.
+const GROW_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a guest's init may take to answer that it lives.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
@@ -79,8 +82,9 @@ fn bring_up(
         root: root.clone(),
         hostname: hostname(),
         time_zone: time_zone::of_host(),
-        // Less than this side waits, so that the guest is the one that ends it.
-        stop_limit: vm.settings.stop_limit().mul_f32(0.8),
+        // Less than this side waits, so that the guest is the one that ends it, and everything
+        // is over in the whole's time.
+        stop_limit: vm.settings.stop_limit().mul_f32(0.6),
     });
     let mounted = vm
         .control
@@ -118,6 +122,26 @@ pub fn stop(
     take_down(supervisor, id, vm, root);
     supervisor.discard(id, attempt);
     attempt.finish(Ok(Vec::new()));
+}
+
+/// Makes a running distro's disk longer, and its file system with it (B093).
+///
+/// # Errors
+/// Where it does not run in a virtual machine, shorter is asked for, the disk's format has
+/// its length in it, or the guest does not grow it.
+pub fn grow(supervisor: &Arc<Supervisor>, id: Uuid, size: u64) -> Result<(), Failure> {
+    let record = find(&supervisor.paths, id)?;
+    let place = supervisor.place(id).filter(|(vm, _)| vm.kind == Kind::Virtual);
+    let Some((vm, root)) = place else {
+        let error = ServiceError::Stopped { name: record.name };
+        return Err(Failure::new("Wsl/Service", &error));
+    };
+    storage::grow_running(&record, size).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    vm.machine.measure_again(&root).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    vm.control
+        .request(Request::GrowDistro { distro: id }, GROW_LIMIT)
+        .map(drop)
+        .map_err(|error| vm.failure("Wsl/Service", &error))
 }
 
 /// What the distro is used for beside its sessions; nothing where that cannot be told.
@@ -201,7 +225,7 @@ fn open(path: &Path, kind: Kind, reserved: bool) -> Result<Storage, ServiceError
     let file = options.open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) if registry::is_at(&file, path) => {
-            Ok(Storage { path: path.to_owned(), file, reserved })
+            Ok(Storage { path: path.to_owned(), file, usage: Use::Root { reserved } })
         }
         // Another root has taken its place.
         Ok(()) => Err(ServiceError::DiskInUse { path: path.to_owned() }),

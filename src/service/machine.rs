@@ -40,6 +40,14 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// Where they are not attached.
     fn detach(&self, root: &Root) -> Result<(), MachineError>;
 
+    /// Tells the guest how long an attached disk is, which has become longer.
+    ///
+    /// # Errors
+    /// Where it is not attached, or there are no disks here.
+    fn measure_again(&self, root: &Root) -> Result<(), MachineError> {
+        Err(MachineError::NotAttached { root: root.clone() })
+    }
+
     /// Gives the guest a session: its control stream, and one stream for each of its
     /// [`kinds`](crate::protocol::session::Streams::kinds). A guest that refuses shows as
     /// the end of the streams. `number` is unique in the machine's life.
@@ -62,6 +70,16 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
     /// The disk with the kernel's modules, where the machine has one.
     fn modules(&self) -> Option<u16>;
+
+    /// The disk to swap to, where the machine has one.
+    fn swap(&self) -> Option<u16> {
+        None
+    }
+
+    /// What the user is told of what it does without.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// How the guest sets its network up, where the machine has one of its own.
     fn network(&self) -> Option<Network> {
@@ -116,8 +134,23 @@ pub struct Storage {
     pub path: PathBuf,
     /// The same, open and locked.
     pub file: File,
-    /// All space of the disk is reserved, and none is given back.
-    pub reserved: bool,
+    /// What they are used for.
+    pub usage: Use,
+}
+
+/// What files are used for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Use {
+    /// The root of a distro.
+    Root {
+        /// All space of the disk is reserved, and none is given back.
+        reserved: bool,
+    },
+    /// A disk of the user's, whatever is on it.
+    Own {
+        /// It must not be written.
+        read_only: bool,
+    },
 }
 
 /// What a machine has of its own.

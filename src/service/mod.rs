@@ -6,6 +6,7 @@
 
 pub mod attempt;
 pub mod build;
+pub mod clock;
 pub mod configure;
 pub mod control;
 pub mod daemon;
@@ -18,8 +19,10 @@ pub mod server;
 pub mod session;
 pub mod slot;
 pub mod supervisor;
+pub mod swap;
 #[cfg(test)]
 mod tests;
+pub mod user_disks;
 pub mod virtual_machine;
 pub mod vm;
 

@@ -19,6 +19,7 @@ use super::attempt::Attempt;
 use super::error::ServiceError;
 use super::machine::{Boot, Kind};
 use super::slot::{Occupant, Slot};
+use super::user_disks::{self, UserDisks};
 use super::vm::Vm;
 use super::{distro, lock};
 use crate::config::paths::Paths;
@@ -46,6 +47,8 @@ pub struct Supervisor {
     pub paths: Paths,
     /// What makes machines.
     pub boot: Box<dyn Boot>,
+    /// The user's own disks in the virtual machine.
+    pub user_disks: UserDisks,
     state: Mutex<State>,
     changed: Condvar,
     next_session: AtomicU64,
@@ -158,6 +161,7 @@ impl Supervisor {
         Arc::new(Self {
             paths,
             boot,
+            user_disks: UserDisks::default(),
             state: Mutex::new(State {
                 phase: Phase::Serving,
                 host: Slot::default(),
@@ -500,6 +504,24 @@ impl Supervisor {
         }
     }
 
+    /// The running machine of that kind, if there is one.
+    pub fn running(&self, kind: Kind) -> Option<Arc<Vm>> {
+        match &self.state().slot(kind).machine {
+            Occupant::Running(vm) => Some(Arc::clone(vm)),
+            _ => None,
+        }
+    }
+
+    /// Where a distro runs, once it takes sessions.
+    pub fn place(&self, id: Uuid) -> Option<(Arc<Vm>, Root)> {
+        let state = self.state();
+        let distro = state.distros.get(&id)?;
+        match distro.stage {
+            Stage::Running => distro.place.clone(),
+            Stage::Starting(_) | Stage::Stopping(_) => None,
+        }
+    }
+
     /// Notes where a distro is that the guest has started, so that it can be stopped from
     /// now on, although it takes no sessions of clients yet.
     pub fn placed(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>, root: &Root) {
@@ -649,7 +671,12 @@ impl Supervisor {
     }
 
     fn boot_machine(self: &Arc<Self>, kind: Kind, attempt: &Attempt) {
-        let result = Vm::start(self, kind);
+        let result = Vm::start(self, kind).map(|(vm, mut warnings)| {
+            if kind == Kind::Virtual {
+                warnings.extend(user_disks::restore(self, &vm));
+            }
+            (vm, warnings)
+        });
         let mut state = self.state();
         let serving = state.phase == Phase::Serving;
         let slot = state.slot(kind);
@@ -678,7 +705,8 @@ impl Supervisor {
     /// Powers the machine off, or kills it where that takes too long.
     fn end_machine(&self, vm: &Arc<Vm>, force: bool) {
         if !force && vm.control.power_off().is_ok() {
-            let deadline = Instant::now() + vm.settings.stop_limit();
+            // What follows is part of the whole's time too.
+            let deadline = Instant::now() + vm.settings.stop_limit().mul_f32(0.85);
             let mut state = self.state();
             while vm.end().is_none() && Instant::now() < deadline {
                 state = self.wait(state, Some(deadline));

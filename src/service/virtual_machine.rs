@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::error::ServiceError;
-use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage};
-use super::{host_machine, lock, log};
+use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage, Use};
+use super::{host_machine, lock, log, swap};
 use crate::config::networking::{Mode, Networking};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
@@ -56,6 +56,28 @@ impl Builder {
     }
 }
 
+impl Builder {
+    /// Attaches the disk to swap to; what is wrong with it is a warning.
+    fn attach_swap(
+        &self,
+        disks: &ScsiBus,
+        settings: &WslConfig,
+        warnings: &mut Vec<String>,
+    ) -> Option<u16> {
+        let file = settings.swap_file.as_deref();
+        let attached = swap::prepare(settings.swap, file, &self.paths.data).and_then(|disk| {
+            let options = DiskOptions { read_only: false, serial: "wslr-swap".to_owned() };
+            disk.map(|disk| disks.attach_backend(Box::new(Volume::new(disk)), options))
+                .transpose()
+                .map_err(|error| format!("cannot attach the swap disk: {}", chain(&error)))
+        });
+        attached.unwrap_or_else(|warning| {
+            warnings.push(warning);
+            None
+        })
+    }
+}
+
 impl Boot for Builder {
     fn boot(&self, kind: Kind, settings: &WslConfig) -> Result<Arc<dyn Machine>, Failure> {
         if kind == Kind::Host {
@@ -75,6 +97,8 @@ impl Boot for Builder {
             Some(path) => Some(attach_modules(&disks, path)?),
             None => None,
         };
+        let mut warnings = Vec::new();
+        let swap = self.attach_swap(&disks, settings, &mut warnings);
         let vsock = Vsock::new().map_err(failed)?;
         let (sender, calls) = channel();
         let control = sender.clone();
@@ -113,12 +137,20 @@ impl Boot for Builder {
             devices,
         })
         .map_err(failed)?;
+        if let Some(path) = &settings.debug_console_log_file
+            && let Err(error) = machine.console_log().copy_to(path)
+        {
+            warnings
+                .push(format!("cannot write the kernel's log to '{}': {error}", path.display()));
+        }
         watch(&machine, sender)?;
         Ok(Arc::new(KvmMachine {
             machine,
             disks,
             vsock,
             modules,
+            swap,
+            warnings,
             network: addresses.map(|addresses| guest_network(addresses, networking)),
             ports,
             calls: Mutex::new(calls),
@@ -196,6 +228,8 @@ struct KvmMachine {
     disks: ScsiBus,
     vsock: Vsock,
     modules: Option<u16>,
+    swap: Option<u16>,
+    warnings: Vec<String>,
     network: Option<Network>,
     ports: Ports,
     /// The guest's control connections, and the machine's end.
@@ -208,14 +242,16 @@ struct KvmMachine {
 
 impl Machine for KvmMachine {
     fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
-        let options = DiskOptions { read_only: false, serial: String::new() };
-        let disk: Box<dyn Disk> = match Format::of(&storage.path) {
-            Format::Raw if storage.reserved => Box::new(Raw::reserved(storage.file)),
-            format => disk::open(storage.file, format, true)?,
+        let read_only = storage.usage == Use::Own { read_only: true };
+        let options = DiskOptions { read_only, serial: String::new() };
+        let disk: Box<dyn Disk> = match (Format::of(&storage.path), storage.usage) {
+            (Format::Raw, Use::Root { reserved: true }) => Box::new(Raw::reserved(storage.file)),
+            (format, _) => disk::open(storage.file, format, !read_only)?,
         };
         // What the kernel may know and the reader does not is the kernel's to say.
-        if let Err(error @ (ReadError::NotExt4 | ReadError::Damaged { .. })) =
-            Image::examine(disk.as_ref())
+        if let Use::Root { .. } = storage.usage
+            && let Err(error @ (ReadError::NotExt4 | ReadError::Damaged { .. })) =
+                Image::examine(disk.as_ref())
         {
             return Err(error.into());
         }
@@ -224,6 +260,14 @@ impl Machine for KvmMachine {
             ScsiError::Full => MachineError::TooManyDisks,
             error => MachineError::Attach { reason: chain(&error) },
         })
+    }
+
+    fn measure_again(&self, root: &Root) -> Result<(), MachineError> {
+        let Root::Disk { lun } = root else {
+            return Err(MachineError::NotAttached { root: root.clone() });
+        };
+        let failed = |error: ScsiError| MachineError::Attach { reason: chain(&error) };
+        self.disks.measure_again(*lun).map_err(failed)
     }
 
     fn detach(&self, root: &Root) -> Result<(), MachineError> {
@@ -282,6 +326,14 @@ impl Machine for KvmMachine {
 
     fn modules(&self) -> Option<u16> {
         self.modules
+    }
+
+    fn swap(&self) -> Option<u16> {
+        self.swap
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
     }
 
     fn network(&self) -> Option<Network> {

@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
-use super::log;
 use super::machine::{Kind, Machine};
 use super::resolver_watch;
 use super::supervisor::Supervisor;
 use super::virtual_machine::RESOLVER_SETTINGS;
+use super::{clock, log};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
@@ -52,6 +52,7 @@ impl Vm {
         log(format_args!("starting the machine ({kind:?})"));
         let machine = supervisor.boot.boot(kind, &settings)?;
         log(format_args!("the machine runs"));
+        warnings.extend(machine.warnings());
         let logs = supervisor.paths.logs();
         let fail = |machine: &Arc<dyn Machine>| {
             machine.kill();
@@ -94,7 +95,11 @@ impl Vm {
         };
         let configured = spawned.and_then(|()| match kind {
             Kind::Host => Ok(Vec::new()),
-            Kind::Virtual => vm.configure(),
+            Kind::Virtual => vm.configure().inspect(|_| {
+                if let Err(failure) = clock::follow(&vm) {
+                    log(format_args!("{failure}"));
+                }
+            }),
         });
         match configured {
             Ok(more) => {
@@ -184,16 +189,16 @@ impl Vm {
     }
 
     fn configure(&self) -> Result<Vec<String>, Failure> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut entropy = vec![0; ENTROPY];
         if let Err(source) = read_random(&mut entropy) {
             let error = ServiceError::System { action: "read random bytes", source };
             return Err(Failure::new("Wsl/Service/CreateVm", &error));
         }
         let request = Request::Configure(Configure {
-            time: (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos()),
+            time: clock::now(),
             entropy,
             modules: self.machine.modules(),
+            swap: self.machine.swap(),
             network: self.machine.network(),
         });
         self.control

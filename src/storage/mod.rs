@@ -72,7 +72,6 @@ pub fn duplicate(
     progress: &Progress,
 ) -> Result<Distro, StorageError> {
     let record = Registry::load(paths)?.by_id(id)?.clone();
-    let old = lock_root(&record.disk_path())?;
     let plan = Plan {
         name: Some(name.to_owned()),
         location,
@@ -83,6 +82,7 @@ pub fn duplicate(
     };
     let mut installation = Installation::begin(paths, &plan)?;
     let _guard = Guard::new(installation.undo()).map_err(StorageError::Signals)?;
+    let old = lock_root(&record.disk_path())?;
     installation.inherit(&record);
     let bar = progress.bytes(format!("Cloning {}", record.name), None);
     copy::root(&record, &old, installation.file(), &installation.path(), &bar)?;

@@ -39,8 +39,7 @@ pub fn resize(paths: &Paths, id: Uuid, size: u64, progress: &Progress) -> Result
     let record = disk_of(paths, id)?;
     let path = record.disk_path();
     let failed = |source| StorageError::Io { path: path.clone(), source };
-    let size = size.checked_next_multiple_of(UNIT).filter(|size| (1..=MAXIMUM).contains(size));
-    let size = size.ok_or_else(|| refused("it can have up to 64 TB"))?;
+    let size = whole(size)?;
     let lock = lock_root(&path)?;
     let format = Format::of(&path);
     let file = File::options().read(true).write(true).open(&path).map_err(failed)?;
@@ -165,15 +164,26 @@ fn refused(reason: &str) -> StorageError {
     StorageError::Resize { reason: reason.to_owned() }
 }
 
-/// Makes the disk of a running distro's longer; its file is not this process's alone.
+/// Makes the disk of a running distro longer; the caller's machine has the lock.
 ///
 /// # Errors
 /// Where it is no raw disk, shorter is asked for, or the file cannot be made longer.
 pub fn grow_running(record: &Distro, size: u64) -> Result<(), StorageError> {
     let path = record.disk_path();
     let failed = |source| StorageError::Io { path: path.clone(), source };
-    let size = size.checked_next_multiple_of(UNIT).filter(|size| (1..=MAXIMUM).contains(size));
-    let size = size.ok_or_else(|| refused("it can have up to 64 TB"))?;
+    let size = whole(size)?;
+    if record.version == 1 || Format::of(&path) != Format::Raw {
+        return Err(refused("only a raw disk can become larger while it is in use"));
+    }
     let file = File::options().read(true).write(true).open(&path).map_err(failed)?;
+    if size < file.metadata().map_err(failed)?.len() {
+        return Err(refused("a disk in use cannot become smaller"));
+    }
     set_length(record, &file, size)
+}
+
+/// A size in whole units that a disk can have.
+fn whole(size: u64) -> Result<u64, StorageError> {
+    let size = size.checked_next_multiple_of(UNIT).filter(|size| (1..=MAXIMUM).contains(size));
+    size.ok_or_else(|| refused("it can have up to 64 TB"))
 }

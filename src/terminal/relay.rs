@@ -9,6 +9,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -16,6 +17,9 @@ use super::raw::in_foreground;
 
 /// How much is moved at a time, in bytes.
 const BUFFER: usize = 128 << 10;
+
+/// How often a process in the background looks whether it is there still.
+const BACKGROUND_PERIOD: Duration = Duration::from_millis(100);
 
 /// Opened when a process that waits in the background may go on.
 #[derive(Debug, Default)]
@@ -32,22 +36,36 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits while `closed` holds, which is looked at again at every opening.
-    fn wait_while(&self, closed: impl Fn() -> bool) {
+    /// Waits while `closed` holds, which is looked at again at every opening, and now and
+    /// then: a shell tells nobody that it puts a running job into the foreground. True where
+    /// there was anything to wait for.
+    fn wait_while(&self, closed: impl Fn() -> bool) -> bool {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waited = false;
         while closed() {
-            opened = self.changed.wait(opened).unwrap_or_else(PoisonError::into_inner);
+            waited = true;
+            let result = self.changed.wait_timeout(opened, BACKGROUND_PERIOD);
+            opened = result.unwrap_or_else(PoisonError::into_inner).0;
         }
+        waited
     }
 }
 
 /// Sends what the user types or pipes in, until its end, the stream's, or a byte (or the
-/// end) on `stop`. A terminal is not read from the background.
-pub fn input(mut from: File, to: &UnixStream, stop: &UnixStream, gate: &Gate, terminal: bool) {
+/// end) on `stop`. A terminal is not read from the background; `foreground` is called when
+/// this process has left it.
+pub fn input(
+    mut from: File,
+    to: &UnixStream,
+    stop: &UnixStream,
+    gate: &Gate,
+    terminal: bool,
+    foreground: impl Fn(),
+) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        if terminal {
-            gate.wait_while(|| !in_foreground(from.as_fd()) && !ready(stop.as_fd()));
+        if terminal && gate.wait_while(|| !in_foreground(from.as_fd()) && !ready(stop.as_fd())) {
+            foreground();
         }
         let (from_ready, stopped) = {
             let mut descriptors = [

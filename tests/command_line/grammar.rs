@@ -16,7 +16,7 @@ fn b026_help_goes_to_standard_output_and_succeeds() {
 #[test]
 fn b017_unknown_options_and_missing_values() {
     let home = Home::new();
-    for word in ["--unknown-flag", "--export", "--mount", "--system", "-x"] {
+    for word in ["--unknown-flag", "--export", "-x"] {
         let message = format!("Invalid command line argument: {word}");
         home.wslr([word]).fails(&message, HELP, None).run();
     }
@@ -155,4 +155,18 @@ fn b091_b092_manage_needs_a_distro_and_one_action() {
             Some("Wsl/Service/WSL_E_DISTRO_NOT_FOUND"),
         )
         .run();
+}
+
+#[test]
+fn b182_there_is_no_system_distribution() {
+    let home = Home::new();
+    for words in [["--system"].as_slice(), &["-d", "D", "--system", "true"]] {
+        home.wslr(words)
+            .fails(
+                "There is no system distribution: what it is for in WSL, wslr does by itself.",
+                Some("'wslr' without --system runs a distribution"),
+                Some("Wsl/WSL_E_GUI_APPLICATIONS_DISABLED"),
+            )
+            .run();
+    }
 }

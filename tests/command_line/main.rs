@@ -14,5 +14,6 @@ mod install;
 mod listing;
 mod manage;
 mod manifest;
+mod mount;
 mod registry;
 mod versions;

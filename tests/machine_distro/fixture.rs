@@ -24,6 +24,7 @@ instanceIdleTimeout=600000
 [wsl2]
 processors=1
 memory=768MB
+swap=0
 kernelBootTimeout=300000
 distributionStartTimeout=300000
 ";

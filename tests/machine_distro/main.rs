@@ -14,6 +14,7 @@ mod disks;
 mod fixture;
 mod network;
 mod packages;
+mod robustness;
 mod terminal;
 mod words;
 

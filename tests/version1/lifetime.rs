@@ -14,6 +14,7 @@ crate::as_root_and_as_user! {
     shutdown_ends_everything
     b039_a_running_distro_is_unregistered
     a_service_keeps_its_distro_running_and_is_named
+    a_shutdown_by_force_ends_a_service_that_does_not_answer
 }
 
 const DONE: &str = "The operation completed successfully.\n";
@@ -165,4 +166,18 @@ fn a_service_keeps_its_distro_running_and_is_named() {
     });
     home.wslr([line]).stdout("[..]").run();
     wait_for("the distro to stop", || running(&home).is_empty());
+}
+
+fn a_shutdown_by_force_ends_a_service_that_does_not_answer() {
+    let home = OwnHome::with_distro("D", "");
+    home.wslr(["true"]).run();
+    let service = status(&home)["service"]["process"].as_i64().unwrap();
+    let service = nix::unistd::Pid::from_raw(service.try_into().unwrap());
+    nix::sys::signal::kill(service, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let started = Instant::now();
+    home.wslr(["--shutdown", "--force"]).run();
+    println!("a shutdown by force took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    wait_for("the service's end", || nix::sys::signal::kill(service, None).is_err());
+    home.wslr(["echo", "again"]).stdout("again\n").run();
 }

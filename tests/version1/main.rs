@@ -21,6 +21,7 @@ mod manage;
 mod single;
 mod storage;
 mod streams;
+mod surroundings;
 #[path = "../machine_distro/terminal.rs"]
 mod terminal;
 mod words;

@@ -40,6 +40,9 @@ pub enum GrammarError {
         /// As typed.
         argument: OsString,
     },
+    /// `--system`: what `wsl` keeps in a distribution of its own is part of this program.
+    #[error("There is no system distribution: what it is for in WSL, wslr does by itself.")]
+    NoSystemDistro,
     /// `--exec` without a command, a relative `--cd`, an id that is none (B004, B009, B013).
     #[error("The parameter is incorrect: {argument} {}", value.display())]
     Parameter {
@@ -82,6 +85,7 @@ pub enum GrammarError {
 impl Diagnose for GrammarError {
     fn code(&self) -> &'static str {
         match self {
+            Self::NoSystemDistro => "WSL_E_GUI_APPLICATIONS_DISABLED",
             Self::Version { .. } => "ERROR_VERSION_PARSE_ERROR",
             Self::Size(error) => error.code(),
             _ => "E_INVALIDARG",
@@ -103,6 +107,7 @@ impl Diagnose for GrammarError {
             Self::Invalid { argument } if argument == "--uninstall" => {
                 Some("'wslr --unregister NAME' removes a distribution".to_owned())
             }
+            Self::NoSystemDistro => Some("'wslr' without --system runs a distribution".to_owned()),
             Self::ActionRequired => Some("'wslr --manage --help' lists the actions".to_owned()),
             Self::Version { .. } => Some("a version is 1 or 2".to_owned()),
             Self::Size(error) => error.hint(),

@@ -30,6 +30,13 @@ pub enum Invocation {
     List(List),
     /// Change one thing of a distro.
     Manage(Manage),
+    /// Attach a disk of the user's.
+    Mount(Mount),
+    /// Let go of a disk of the user's.
+    Unmount {
+        /// Which; all of them where absent.
+        disk: Option<PathBuf>,
+    },
     /// Run a command or a shell.
     Run(Run),
     /// Make a distro the default one.
@@ -118,6 +125,25 @@ pub struct List {
     pub running: bool,
     /// With state and version.
     pub verbose: bool,
+}
+
+/// A disk of the user's, and what to mount of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Mount {
+    /// The image or the device.
+    pub disk: PathBuf,
+    /// Attach it and mount nothing.
+    pub bare: bool,
+    /// It is an image.
+    pub vhd: bool,
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: Option<String>,
+    /// The file system.
+    pub kind: Option<String>,
+    /// Mount options.
+    pub options: String,
+    /// The number of the partition.
+    pub partition: Option<u32>,
 }
 
 /// What to change of which distro.

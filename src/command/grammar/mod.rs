@@ -18,7 +18,9 @@ use uuid::Uuid;
 use super::table::{OPTIONS, VERBS};
 use crate::protocol::session::{Directory, Program};
 pub use error::GrammarError;
-pub use invocation::{Import, Install, Invocation, List, Manage, ManageAction, Run, Selection};
+pub use invocation::{
+    Import, Install, Invocation, List, Manage, ManageAction, Mount, Run, Selection,
+};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Shell {
@@ -55,6 +57,9 @@ pub fn parse(words: Vec<OsString>, home: Option<&OsStr>) -> Result<Invocation, G
         }
         if word == "--help" {
             return Ok(Invocation::Help);
+        }
+        if word == "--system" {
+            return Err(GrammarError::NoSystemDistro);
         }
         if let Some(verb) = VERBS.iter().find(|verb| word.to_str().is_some_and(|w| verb.flag.is(w)))
         {

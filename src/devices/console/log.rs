@@ -19,6 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub const FILE_LIMIT: u64 = 4 << 20;
 /// How much of the end is kept in memory, in bytes.
 pub const RECENT_LIMIT: usize = 256 << 10;
+/// How much of a machine's log a copy takes, in bytes.
+pub const COPY_LIMIT: u64 = 64 << 20;
 /// The longest line that is held back, in bytes.
 const LINE_LIMIT: usize = 1024;
 
@@ -37,6 +39,8 @@ struct State {
     /// The beginning of a line, not yet in the file.
     line: Vec<u8>,
     recent: VecDeque<u8>,
+    /// A file of the user's own, and how much more it takes.
+    copy: Option<(File, u64)>,
 }
 
 impl ConsoleLog {
@@ -47,9 +51,33 @@ impl ConsoleLog {
     /// Where the file cannot be made.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = begin(path)?;
-        let state =
-            State { file: Some(file), written: 0, line: Vec::new(), recent: VecDeque::new() };
+        let state = State {
+            file: Some(file),
+            written: 0,
+            line: Vec::new(),
+            recent: VecDeque::new(),
+            copy: None,
+        };
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+    }
+
+    /// Appends all that is written, before and from now on, to another file too, which may
+    /// become [`COPY_LIMIT`] bytes longer.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn copy_to(&self, path: &Path) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let options = options.append(true).create(true).mode(0o600);
+        // A FIFO that nobody reads would hold the machine up.
+        let file = options.custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        let mut state = self.lock();
+        let before: Vec<u8> = state.recent.iter().copied().collect();
+        state.copy = Some((file, COPY_LIMIT));
+        // What is held back is in the file as soon as its line is whole.
+        let before = before.get(..before.len().saturating_sub(state.line.len()));
+        state.append_copy(before.unwrap_or_default());
+        Ok(())
     }
 
     /// Where the log is.
@@ -103,9 +131,20 @@ impl ConsoleLog {
 }
 
 impl State {
+    fn append_copy(&mut self, data: &[u8]) {
+        if let Some((file, left)) = &mut self.copy {
+            let data = data.get(..usize::try_from(*left).unwrap_or(usize::MAX)).unwrap_or(data);
+            *left = left.saturating_sub(data.len() as u64);
+            if file.write_all(data).is_err() {
+                self.copy = None;
+            }
+        }
+    }
+
     /// Writes what is held back to the file.
     fn store(&mut self, path: &Path) {
         let data = std::mem::take(&mut self.line);
+        self.append_copy(&data);
         if self.file.is_some() && self.written + data.len() as u64 > FILE_LIMIT {
             self.file = begin(path).ok();
             self.written = 0;

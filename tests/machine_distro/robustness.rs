@@ -1,0 +1,147 @@
+//! A distro that does its worst leaves the machine, the other distro and the service as
+//! they were (B230), and the machine keeps the host's time (B231).
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::fixture::{
+    ALPHA, BETA, CONFIGURATION, configure, home, in_distro, run_tool, shell, wait_for,
+};
+
+/// Ends the first distro while it does its worst, and finds the other as it was.
+#[track_caller]
+fn ends_alone(what: &str, line: &str, is_bad: impl FnMut() -> bool) {
+    shell(BETA, "echo here >/run/here");
+    let mut test = home().wslr(["-d", ALPHA, "--", "sh", "-c", line]);
+    let command = test.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    wait_for(what, is_bad);
+    assert_eq!(shell(BETA, "cat /run/here"), "here\n");
+    let started = Instant::now();
+    home().wslr(["--terminate", ALPHA]).stdout("The operation completed successfully.\n").run();
+    println!("{what}: terminated in {:?}", started.elapsed());
+    child.wait().unwrap();
+    assert_eq!(shell(BETA, "cat /run/here"), "here\n");
+    assert_eq!(shell(ALPHA, "echo again"), "again\n");
+}
+
+/// A file of the cgroup of all distros, as a distro sees it.
+fn limit(name: &str) -> String {
+    shell(BETA, &format!("cat /sys/fs/cgroup/wsl-user/{name}")).trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn j_b230_distros_together_have_less_than_the_machine() {
+    let total = shell(BETA, "awk '/^MemTotal:/ { print $2 * 1024 }' /proc/meminfo");
+    let total: u64 = total.trim().parse().unwrap();
+    assert_eq!(limit("memory.max"), (total - (32 << 20)).to_string());
+    assert_eq!(limit("cpu.max"), "99000 100000");
+    assert!(limit("pids.max").parse::<u64>().unwrap() > 1000);
+    // And no swap, which is not wanted here (B099).
+    assert_eq!(shell(BETA, "awk 'NR > 1' /proc/swaps"), "");
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn j_b230_a_fork_bomb_is_one_distros_own_affair() {
+    let count = || shell(BETA, "cat /sys/fs/cgroup/wsl-user/pids.current").trim().parse::<u32>();
+    let bomb = "f() { f | f & }; f; sleep 1000";
+    ends_alone("a fork bomb", bomb, || count().unwrap() > 300);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn j_b230_who_eats_memory_is_killed_before_the_machine_has_none() {
+    // A line without an end, which sort keeps in memory; the kernel kills it for that.
+    let output = in_distro(ALPHA, &["sh", "-c", "tr '\\0' x </dev/zero | sort -S 100G"]);
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(shell(BETA, "echo here"), "here\n");
+    let events = shell(BETA, "grep ^oom_kill\\  /sys/fs/cgroup/wsl-user/memory.events");
+    assert_ne!(events, "oom_kill 0\n");
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn j_who_kills_all_kills_its_own_only() {
+    let ready = || in_distro(ALPHA, &["test", "-e", "/run/killed"]).status.success();
+    let line = "touch /run/killed; kill -9 -1; sleep 1000";
+    ends_alone("the end of all", line, ready);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn j_a_full_disk_is_one_distros_own() {
+    // What is set aside is not written: the host need not have as much.
+    let line = "fallocate -l 40g /root/big; echo x >/root/small; sync; \
+                rm -f /root/big /root/small; echo over";
+    let output = in_distro(ALPHA, &["sh", "-c", line]);
+    assert_eq!(output.stdout, b"over\n", "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{output:?}");
+    assert_eq!(shell(BETA, "echo here"), "here\n");
+    home().wslr(["--terminate", ALPHA]).stdout("The operation completed successfully.\n").run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn j_b231_the_guests_clock_follows_a_jump_of_the_hosts() {
+    // The clock of a machine that is not the rig's is its owner's.
+    if !fs::read_to_string("/proc/cmdline").unwrap().contains("rig.program=") {
+        println!("not in the rig: the host's clock is left alone");
+        return;
+    }
+    shell(BETA, "true");
+    let now = || run_tool("date", &["+%s"], &[0]).stdout;
+    let number = |text: &str| text.trim().parse::<i64>().unwrap();
+    let host = || number(&String::from_utf8(now()).unwrap());
+    let jump = |by: i64| run_tool("date", &["-s", &format!("@{}", host() + by)], &[0]);
+    let is_together = || (number(&shell(BETA, "date +%s")) - host()).abs() < 30;
+    assert!(is_together());
+    for by in [7200, -7200] {
+        jump(by);
+        wait_for("the guest's clock", is_together);
+    }
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn m_b098_b132_swap_and_the_log_are_where_they_are_wanted() {
+    let (swap, log) = (home().path("my-swap.vhdx"), home().path("my-log"));
+    for size in [64, 96] {
+        let wanted = format!(
+            "swap={size}MB\nswapFile={}\ndebugConsoleLogFile={}\ndebugConsole=true\n",
+            swap.display(),
+            log.display()
+        );
+        home().write(".wslconfig", CONFIGURATION.replace("swap=0\n", &wanted));
+        home().wslr(["--shutdown"]).run();
+        let shown = shell(BETA, "awk 'NR > 1 { print $3 }' /proc/swaps");
+        // The header is no part of what can be used.
+        assert_eq!(shown, format!("{}\n", size * 1024 - 4));
+        assert!(swap.exists());
+    }
+    let text = fs::read_to_string(log).unwrap();
+    // Of both machines: it is appended to.
+    assert_eq!(text.matches("Linux version").count(), 2, "{text}");
+    configure("");
+    home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn y_a_shutdown_by_force_takes_a_moment_whatever_the_guest_does() {
+    let line = "trap '' TERM HUP INT; for i in 1 2 3 4 5 6; do (while :; do :; done) & done; \
+                echo c; while :; do :; done";
+    let mut test = home().wslr(["-d", ALPHA, "--", "sh", "-c", line]);
+    let mut child = test.command().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+    let started = Instant::now();
+    home().wslr(["--shutdown", "--force"]).run();
+    let taken = started.elapsed();
+    println!("a shutdown by force took {taken:?}");
+    assert!(taken < Duration::from_secs(10), "{taken:?}");
+    assert!(!child.wait().unwrap().success());
+    assert!(!crate::fixture::service_runs());
+}
