@@ -171,6 +171,15 @@ impl Relocation {
     }
 }
 
+#[cfg(test)]
+impl Relocation {
+    /// What `kill -9` leaves.
+    pub(super) fn kill(self) {
+        let relocation = std::mem::ManuallyDrop::new(self);
+        relocation.old.unlock().unwrap();
+    }
+}
+
 impl Drop for Relocation {
     fn drop(&mut self) {
         if !self.finished {

@@ -113,10 +113,10 @@ impl Diagnose for GrammarError {
             Self::Invalid { argument } if argument == "--uninstall" => {
                 Some("'wslr --unregister NAME' removes a distribution".to_owned())
             }
+            Self::NoSystemDistro => Some("'wslr' without --system runs a distribution".to_owned()),
             Self::Format { .. } => {
                 Some("a format is tar, tar.gz, tar.xz, tar.zst or vhd".to_owned())
             }
-            Self::NoSystemDistro => Some("'wslr' without --system runs a distribution".to_owned()),
             Self::ActionRequired => Some("'wslr --manage --help' lists the actions".to_owned()),
             Self::Version { .. } => Some("a version is 1 or 2".to_owned()),
             Self::Size(error) => error.hint(),

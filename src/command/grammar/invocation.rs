@@ -130,6 +130,25 @@ pub struct List {
     pub verbose: bool,
 }
 
+/// A disk of the user's, and what to mount of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Mount {
+    /// The image or the device.
+    pub disk: PathBuf,
+    /// Attach it and mount nothing.
+    pub bare: bool,
+    /// It is an image.
+    pub vhd: bool,
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: Option<String>,
+    /// The file system.
+    pub kind: Option<String>,
+    /// Mount options.
+    pub options: String,
+    /// The number of the partition.
+    pub partition: Option<u32>,
+}
+
 /// What to make of a distro, and where.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Export {
@@ -148,25 +167,6 @@ pub enum ExportFormat {
     Archive(Compression),
     /// A disk; the file's name tells which.
     Disk,
-}
-
-/// A disk of the user's, and what to mount of it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Mount {
-    /// The image or the device.
-    pub disk: PathBuf,
-    /// Attach it and mount nothing.
-    pub bare: bool,
-    /// It is an image.
-    pub vhd: bool,
-    /// The name of the directory in `/mnt/wsl`.
-    pub name: Option<String>,
-    /// The file system.
-    pub kind: Option<String>,
-    /// Mount options.
-    pub options: String,
-    /// The number of the partition.
-    pub partition: Option<u32>,
 }
 
 /// What to change of which distro.
