@@ -48,10 +48,10 @@ fn pipe(home: &Home, from: &str, format: &str, to: &str, version: &str) {
 }
 
 /// Through every format and both versions and back.
-fn nothing_is_lost_by(home: &Home, tree: &Tree) {
+fn nothing_is_lost_by(home: &Home, tree: &Tree, size: &str) {
     tree.install(home);
     // The tools that judge take long for more.
-    home.write(".wslconfig", "[wsl2]\ndefaultVhdSize=1GB\n");
+    home.write(".wslconfig", format!("[wsl2]\ndefaultVhdSize={size}\n"));
     let archive = home.path("d.tar");
     wslr(home, &["--export", "D", "d.tar"]);
     assert_archive(&archive, &tree.truth());
@@ -106,7 +106,7 @@ fn b045_nothing_of_roots_distro_is_lost() {
         return;
     }
     let (home, tree) = (Home::new(), Tree::new(1500));
-    nothing_is_lost_by(&home, &tree);
+    nothing_is_lost_by(&home, &tree, "1GB");
     nothing_is_lost_by_disks(&home, &tree);
 }
 
@@ -117,7 +117,7 @@ fn b045_nothing_of_a_users_distro_is_lost() {
         return;
     }
     let (uid, gid) = ordinary_user();
-    nothing_is_lost_by(&Home::new().owned_by(uid, gid), &Tree::new(500));
+    nothing_is_lost_by(&Home::new().owned_by(uid, gid), &Tree::new(500), "1GB");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn b045_nothing_of_a_single_users_distro_is_lost() {
         eprintln!("needs root: another user and a loop mount");
         return;
     }
-    nothing_is_lost_by(&Home::new().owned_by(SINGLE.0, SINGLE.1), &Tree::new(500));
+    nothing_is_lost_by(&Home::new().owned_by(SINGLE.0, SINGLE.1), &Tree::new(500), "1GB");
 }
 
 #[test]
@@ -147,4 +147,12 @@ fn b047_all_formats_hold_the_same_bytes_every_time() {
         all.push(plain);
     }
     assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+#[ignore = "a Debian with a hundred thousand files more: minutes"]
+fn b045_a_debian_with_a_hundred_thousand_files_is_kept() {
+    let (home, tree) = (Home::new(), Tree::in_debian(100_000));
+    nothing_is_lost_by(&home, &tree, "4GB");
+    nothing_is_lost_by_disks(&home, &tree);
 }

@@ -15,6 +15,7 @@ mod list;
 mod manage;
 mod mount;
 mod output;
+mod proxy;
 pub mod run;
 mod signals;
 mod status;

@@ -98,7 +98,7 @@ impl Guest {
                 continue;
             }
             let result = match request {
-                GuestRequest::Configure(_) => Ok(Vec::new()),
+                GuestRequest::Configure(_) | GuestRequest::SetSearch { .. } => Ok(Vec::new()),
                 GuestRequest::SetTime { .. } => Ok(Vec::new()),
                 GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
                 GuestRequest::MountDisk(disk) => match &disk.mount {

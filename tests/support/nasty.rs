@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use super::Home;
 use super::tree::{NASTY, shell};
+use super::{Home, debian};
 
 /// A tree in a home, and what tar makes of an archive of it: the truth.
 pub struct Tree {
@@ -16,9 +17,24 @@ impl Tree {
     pub fn new(files: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("tree")).unwrap();
+        Self::finish(directory, files)
+    }
+
+    /// The same in a Debian.
+    pub fn in_debian(files: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("tree")).unwrap();
+        let mut tar = Command::new("tar");
+        let unpacked =
+            tar.args(["-xp", "--numeric-owner", "-C"]).arg(directory.path().join("tree"));
+        assert!(unpacked.stdin(debian::archive()).status().unwrap().success());
+        Self::finish(directory, files)
+    }
+
+    fn finish(directory: tempfile::TempDir, files: u32) -> Self {
         shell(&directory.path().join("tree"), NASTY);
         let script = format!(
-            "cd tree; chmod 755 .; mkdir etc; echo ID=nasty > etc/os-release; mkdir -p home/user; \
+            "cd tree; chmod 755 .; mkdir -p etc home/user; rm -f etc/os-release; echo ID=nasty > etc/os-release; \
              chown 1000:1000 home/user; echo x > home/user/file; chown 1000:1000 home/user/file; \
              ln -s file home/user/link; mkfifo home/user/pipe; \
              chown -h 1000:1000 home/user/link home/user/pipe; chown 99:0 pipe; \

@@ -253,7 +253,7 @@ impl Member {
         }
         if let Some(target) = link.take() {
             let place = &mut header.as_old_mut().linkname;
-            let is_text = std::str::from_utf8(&target).is_ok();
+            let is_text = std::str::from_utf8(&target).is_ok() && !target.contains(&0);
             if !(copy(place, &target) && is_text) {
                 records.add_name(b"linkpath", &target);
             }
@@ -319,7 +319,9 @@ fn attributes(metadata: &Metadata, records: &mut Records) {
             b"system.posix_acl_default" => Some(b"SCHILY.acl.default".as_slice()),
             _ => None,
         };
-        match list.and_then(|key| acl::to_text(value).map(|text| (key, text))) {
+        // One that the text would change is kept as it is.
+        let is_same = |text: &String| acl::from_text(text.as_bytes()).as_ref() == Some(value);
+        match list.zip(acl::to_text(value).filter(is_same)) {
             Some((key, text)) => records.add(key, text.as_bytes()),
             None => records.add_attribute(name, value),
         }
