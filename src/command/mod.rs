@@ -7,6 +7,7 @@
 mod capture;
 pub mod client;
 mod distro;
+mod export;
 mod first_start;
 mod grammar;
 mod install;
@@ -29,7 +30,9 @@ use std::process::ExitCode;
 use crate::config::paths::Paths;
 use crate::error::Failure;
 
-pub use grammar::{Import, Install, Invocation, List, Manage, ManageAction, Mount, Run};
+pub use grammar::{
+    Export, ExportFormat, Import, Install, Invocation, List, Manage, ManageAction, Mount, Run,
+};
 pub use table::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 pub use usage::usage;
 
@@ -71,6 +74,7 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::Update => install::update(&paths()?)?,
         Invocation::Version { json } => status::version(&paths()?, json)?,
         Invocation::Install(install) => return install::install(&paths()?, install),
+        Invocation::Export(export) => export::export(&paths()?, &export)?,
         Invocation::Import(import) => install::import(&paths()?, &import)?,
         Invocation::ImportInPlace { name, file } => {
             install::import_in_place(&paths()?, &name, &file)?;

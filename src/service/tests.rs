@@ -326,6 +326,7 @@ impl Service {
             elsewhere: None,
             reserved: false,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: String::new(),

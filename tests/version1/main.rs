@@ -13,6 +13,7 @@ mod conversion;
 mod directories;
 mod errors;
 mod escape;
+mod export;
 mod first_start;
 mod fixture;
 mod lifetime;
