@@ -6,8 +6,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{
-    ALPHA, BETA, CONFIGURATION, configure, home, in_distro, run_tool, shell, wait_for,
+    ALPHA, BETA, CONFIGURATION, configure, disk, home, in_distro, run_tool, shell, wait_for,
 };
+use crate::soak::Soak;
 
 /// Ends the first distro while it does its worst, and finds the other as it was.
 #[track_caller]
@@ -126,6 +127,22 @@ fn m_b098_b132_swap_and_the_log_are_where_they_are_wanted() {
     assert_eq!(text.matches("Linux version").count(), 2, "{text}");
     configure("");
     home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn n_random_operations_neither_hang_nor_lie() {
+    let limit = Duration::from_secs(300);
+    Soak { home: home(), distros: [ALPHA, BETA], has_machine: true, limit }
+        .run(Duration::from_secs(20));
+    wait_for("the service to leave", || !crate::fixture::service_runs());
+    for distro in [ALPHA, BETA] {
+        let disk = disk(distro);
+        let disk = disk.to_str().unwrap();
+        // A machine that was killed leaves a journal to be replayed.
+        run_tool("e2fsck", &["-fy", disk], &[0, 1]);
+        run_tool("e2fsck", &["-fn", disk], &[0]);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod support;
 
 mod conversion;
 mod directories;
+mod endurance;
 mod errors;
 mod escape;
 mod first_start;
@@ -19,6 +20,8 @@ mod lifetime;
 mod listing;
 mod manage;
 mod single;
+#[path = "../support/soak.rs"]
+mod soak;
 mod streams;
 mod surroundings;
 #[path = "../machine_distro/terminal.rs"]
