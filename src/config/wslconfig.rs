@@ -11,7 +11,7 @@ use std::{fs, io, thread};
 use super::keys::Table;
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
-use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
+use super::value::Kind::{self, Address, Bool, Enum, Integer, Ports, Size, Text};
 
 /// The smallest memory of a virtual machine, in bytes.
 const MINIMUM_MEMORY: u64 = 256 << 20;
@@ -40,10 +40,10 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("experimental", "autoProxy", Bool),
     ("experimental", "bestEffortDnsParsing", Bool),
     ("experimental", "dnsTunneling", Bool),
-    ("experimental", "dnsTunnelingIpAddress", Text),
+    ("experimental", "dnsTunnelingIpAddress", Address),
     ("experimental", "firewall", Bool),
     ("experimental", "hostAddressLoopback", Bool),
-    ("experimental", "ignoredPorts", Text),
+    ("experimental", "ignoredPorts", Ports),
     ("experimental", "initialAutoProxyTimeout", Integer),
     ("experimental", "networkingMode", NETWORKING_MODES),
     ("experimental", "setVersionDebug", Bool),
@@ -150,6 +150,8 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// Everything that can be left out is (B125).
+    pub safe_mode: bool,
     /// A distro with running services is not idle.
     pub services_keep_running: bool,
     /// What is wrong with the file, one line each, without `wslr: warning: `.
@@ -237,6 +239,7 @@ impl WslConfig {
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            safe_mode: values.flag("wsl2.safemode", false),
             services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
         };
@@ -258,7 +261,23 @@ impl WslConfig {
                 ));
             }
         }
+        if config.safe_mode {
+            config.make_safe();
+        }
         config
+    }
+
+    /// Leaves out what a machine can be started without.
+    fn make_safe(&mut self) {
+        (self.kernel, self.kernel_modules) = (None, None);
+        self.kernel_command_line.clear();
+        self.swap = 0;
+        (self.networking, self.nested_virtualization) = (false, false);
+        self.warnings.push(
+            "SAFE MODE ENABLED: many features are off; 'safeMode' in .wslconfig turns it on and \
+             off"
+            .to_owned(),
+        );
     }
 }
 
@@ -361,6 +380,23 @@ mod tests {
     }
 
     #[test]
+    fn b127_ports_addresses_and_sizes_are_checked() {
+        for (text, warning) in [
+            ("swiotlb=garbage", "Invalid memory string 'garbage' for .wslconfig entry"),
+            ("ignoredPorts=65536", "Invalid integer value '65536' for key"),
+            ("ignoredPorts=80,NotANumber", "Invalid integer value '80,NotANumber' for key"),
+            ("dnsTunnelingIpAddress=1.2.3", "Invalid IP value '1.2.3' for key"),
+        ] {
+            let told = warnings(&format!("[experimental]\n{text}\n"));
+            assert!(told.len() == 1 && told[0].starts_with(warning), "{told:?}");
+        }
+        let fine = "[experimental]\nswiotlb=64M\nignoredPorts=80, 443\n\
+                    dnsTunnelingIpAddress=10.1.2.3\n[wsl2]\ndefaultVhdSize=64GB\n";
+        assert_eq!(warnings(fine), [""; 0]);
+        assert_eq!(warnings("[experimental]\nswiotlb=4096K\n"), [""; 0]);
+    }
+
+    #[test]
     fn b121_the_first_of_two_keys_wins_also_across_their_sections() {
         let text = "[wsl2]\nprocessors=1\nProcessors=2\n";
         assert_eq!(config(text).processors, 1);
@@ -371,6 +407,15 @@ mod tests {
         );
         let text = "[experimental]\nnetworkingMode=nat\n[wsl2]\nnetworkingMode=nat\n";
         assert_eq!(warnings(text).len(), 1);
+    }
+
+    #[test]
+    fn b125_safe_mode_leaves_out_what_can_be() {
+        let text = "[wsl2]\nsafeMode=true\nkernel=/k\nkernelCommandLine=a\nswap=1GB\n";
+        let config = config(text);
+        assert_eq!((config.kernel, config.kernel_command_line.as_str()), (None, ""));
+        assert_eq!((config.swap, config.networking, config.safe_mode), (0, false, true));
+        assert!(config.warnings[0].starts_with("SAFE MODE ENABLED"), "{:?}", config.warnings);
     }
 
     #[test]

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::lock;
 use crate::error::Diagnose;
 use crate::protocol::frame::{self, FrameError};
@@ -103,7 +101,7 @@ impl Control {
                 kernel.chars().filter(char::is_ascii_graphic).take(RELEASE_LIMIT).collect()
             }
             Event::Hello { version, .. } => return Err(ControlError::Version { theirs: version }),
-            Event::DistroExited { .. } | Event::Reply { .. } => {
+            Event::Described { .. } | Event::DistroExited { .. } | Event::Reply { .. } => {
                 return Err(ControlError::Version { theirs: 0 });
             }
         };
@@ -152,8 +150,8 @@ impl Control {
         self.send(&Envelope { id, request: Request::PowerOff })
     }
 
-    /// Distributes answers and reports distros that ended, until the channel ends.
-    pub fn serve(&self, mut reader: UnixStream, distro_exited: impl Fn(Uuid)) -> FrameError {
+    /// Distributes answers, and reports what distros do by themselves, until the channel ends.
+    pub fn serve(&self, mut reader: UnixStream, report: impl Fn(Event)) -> FrameError {
         let end = loop {
             match frame::read::<Event>(&mut reader) {
                 Ok(Event::Reply { id, result }) => {
@@ -163,7 +161,9 @@ impl Control {
                         let _ = sender.try_send(result);
                     }
                 }
-                Ok(Event::DistroExited { distro }) => distro_exited(distro),
+                Ok(event @ (Event::Described { .. } | Event::DistroExited { .. })) => {
+                    report(event);
+                }
                 Ok(Event::Hello { .. }) => {}
                 Err(error) => break error,
             }
@@ -195,6 +195,8 @@ fn action(request: &Request) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn open() -> (Control, UnixStream, UnixStream) {

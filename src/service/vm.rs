@@ -9,11 +9,11 @@ use super::control::{Control, ControlError};
 use super::error::ServiceError;
 use super::machine::{Kind, Machine};
 use super::supervisor::Supervisor;
-use super::{clock, log};
+use super::{clock, distro, log};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
-use crate::protocol::guest::{Configure, Request};
+use crate::protocol::guest::{Configure, Event, Request};
 use crate::vmm::exit::Exit;
 
 /// Random bytes given to a fresh guest.
@@ -83,7 +83,13 @@ impl Vm {
         let spawned = {
             let (vm, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
             super::spawn("control", move || {
-                let error = vm.control.serve(reader, |distro| supervisor.exited(&vm, distro));
+                let error = vm.control.serve(reader, |event| match event {
+                    Event::DistroExited { distro } => supervisor.exited(&vm, distro),
+                    Event::Described { distro, flavor, os_version } => {
+                        distro::describe(&supervisor.paths, distro, flavor, os_version);
+                    }
+                    Event::Hello { .. } | Event::Reply { .. } => {}
+                });
                 if !matches!(error, FrameError::Closed | FrameError::Stream(_)) {
                     log(format_args!("control channel: {error}"));
                     vm.machine.kill();

@@ -107,6 +107,26 @@ fn j_b231_the_guests_clock_follows_a_jump_of_the_hosts() {
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
+fn j_b144_b145_what_fstab_lists_is_mounted_and_what_is_wrong_there_is_a_warning() {
+    let line = "cp /etc/fstab /root/fstab; echo 'x /mnt/x tmpfs size=1m 0 0' >>/etc/fstab; \
+                mkdir -p /mnt/x; cat /proc/sys/kernel/dmesg_restrict";
+    // B133: everybody may read the kernel's log.
+    assert_eq!(shell(ALPHA, line), "0\n");
+    let done = "The operation completed successfully.\n";
+    home().wslr(["--terminate", ALPHA]).stdout(done).run();
+    assert_eq!(shell(ALPHA, "findmnt -n -o FSTYPE,SIZE /mnt/x | xargs"), "tmpfs 1M\n");
+    shell(ALPHA, "echo '/dev/none /mnt/none ext4 defaults 0 0' >>/etc/fstab");
+    home().wslr(["--terminate", ALPHA]).stdout(done).run();
+    home()
+        .wslr(["-d", ALPHA, "findmnt -n -o FSTYPE /mnt/x; mv /root/fstab /etc/fstab"])
+        .stdout("tmpfs\n")
+        .stderr("wslr: warning: Processing /etc/fstab with mount -a failed.\n")
+        .run();
+    home().wslr(["--terminate", ALPHA]).stdout(done).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
 fn m_b098_b132_swap_and_the_log_are_where_they_are_wanted() {
     let (swap, log) = (home().path("my-swap.vhdx"), home().path("my-log"));
     for size in [64, 96] {

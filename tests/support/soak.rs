@@ -1,11 +1,11 @@
 //! Random operations on distros, one after the other and some beside them: nothing may
 //! hang, and no status or output may be wrong. The same seed gives the same operations.
 
-use std::env;
 use std::io::{Read, Write};
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -125,6 +125,9 @@ impl Run<'_> {
     #[track_caller]
     fn check(&self, outcome: &(Option<i32>, Vec<u8>, String), status: i32, output: &[u8]) {
         let is_right = outcome.0 == Some(status) && outcome.1 == output;
+        if !is_right {
+            self.print_logs();
+        }
         assert!(
             is_right,
             "step {}: {}: status {:?} in place of {status}, {} bytes in place of {}, {}",
@@ -135,6 +138,15 @@ impl Run<'_> {
             output.len(),
             outcome.2
         );
+    }
+
+    /// The ends of the logs, for whoever looks for the reason.
+    fn print_logs(&self) {
+        for entry in fs::read_dir(self.soak.home.data("logs")).into_iter().flatten().flatten() {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
+            println!("--- {}\n{end}", entry.path().display());
+        }
     }
 
     fn status(&mut self) {
