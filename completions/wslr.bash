@@ -22,8 +22,12 @@ _wslr() {
             words="--all --running --quiet -q --verbose -v --online -o --json"
             ;;
         --manage)
-            words="--set-default-user"
+            words="--set-default-user --move -m --resize -r --set-sparse -s --allow-unsafe --compact --clone --location -l --snapshot --restore --list-snapshots --delete-snapshot --json"
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
+            ;;
+        --mount)
+            words="--vhd --bare --name -n --type -t --options -o --partition -p"
+            [[ $current != -* ]] && words="$(ls)"
             ;;
         --set-default|-s)
             words=""
@@ -48,6 +52,10 @@ _wslr() {
             words=""
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
             ;;
+        --unmount)
+            words=""
+            [[ $current != -* ]] && words="$(ls)"
+            ;;
         --unregister)
             words=""
             [[ $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
@@ -58,7 +66,7 @@ _wslr() {
         *)
             case $previous in
                 --distribution|-d) words="$(wslr --list --quiet 2>/dev/null)" ;;
-                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --import --import-in-place --install --list -l --manage --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unregister --update --version -v" ;;
+                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --import --import-in-place --install --list -l --manage --mount --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unmount --unregister --update --version -v" ;;
             esac
             ;;
     esac

@@ -21,6 +21,7 @@ pub mod network;
 pub mod protocol;
 pub mod registry;
 pub mod service;
+pub mod storage;
 pub mod terminal;
 pub mod tree;
 pub mod vmm;

@@ -157,7 +157,7 @@ impl Machine {
         match self.events.recv_timeout(Duration::from_secs(60)) {
             Ok(Event::Reply { id, result }) => drop(self.waiting.insert(id, result)),
             Ok(Event::DistroExited { distro }) => self.exited.push(distro),
-            Ok(Event::Described { .. }) => {}
+            Ok(Event::Described { .. } | Event::PortOpened(_) | Event::PortClosed { .. }) => {}
             Ok(Event::Hello { .. }) => panic!("a second greeting"),
             Err(_) => panic!("no answer:\n{}", self.log()),
         }

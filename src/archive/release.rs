@@ -127,7 +127,7 @@ fn parse_date(text: &str) -> Option<u64> {
 }
 
 /// `2026-09-12 07:55 UTC` of seconds since 1970.
-pub(super) fn date(seconds: u64) -> String {
+pub fn date(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let era = days / 146_097;
     let day_of_era = days % 146_097;

@@ -63,7 +63,9 @@ pub(super) fn run(paths: &Paths, launch: Launch) -> Result<Captured, Failure> {
                 Answer::Progress(progress) => answers.progress(&progress),
                 Answer::Started => answers.started(),
                 Answer::Warning(warning) => answers.warning(&warning),
-                Answer::Done | Answer::Status(_) => return Err(ClientError::Unexpected.into()),
+                Answer::Done | Answer::Mounted(_) | Answer::Status(_) => {
+                    return Err(ClientError::Unexpected.into());
+                }
             }
         };
         let output = reader.join().unwrap_or_default();

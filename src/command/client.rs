@@ -23,10 +23,10 @@ use uuid::Uuid;
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::error::{Diagnose, Failure, io_code};
-use crate::protocol::client::{Answer, Hello, Request, Status, Welcome};
+use crate::protocol::client::{Answer, Hello, Mount, Mounted, Request, Status, Welcome};
 use crate::protocol::frame::{self, FrameError};
-use crate::service::build;
 use crate::service::daemon::private_directory;
+use crate::service::{build, user_disks};
 
 /// How long the service may take to greet. It does so before anything else.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
@@ -195,12 +195,50 @@ pub fn terminate(paths: &Paths, distro: Uuid) -> Result<(), Failure> {
     }
 }
 
+/// Attaches a disk of the user's to the virtual machine.
+///
+/// # Errors
+/// Where it cannot be attached, or a mount of that name not be made.
+pub fn mount(paths: &Paths, mount: Mount) -> Result<Mounted, Failure> {
+    match ask(paths, connect(paths)?, &Request::Mount(mount))? {
+        Answer::Mounted(mounted) => Ok(mounted),
+        _ => Err(ClientError::Unexpected.into()),
+    }
+}
+
+/// Lets go of a disk of the user's, or of all; done at once where there is none.
+///
+/// # Errors
+/// Where that disk is not attached, or it is in use in a distro.
+pub fn unmount(paths: &Paths, path: Option<PathBuf>) -> Result<(), Failure> {
+    if path.is_none() && !paths.mounts().exists() {
+        return Ok(());
+    }
+    match ask(paths, connect(paths)?, &Request::Unmount { path })? {
+        Answer::Done => Ok(()),
+        _ => Err(ClientError::Unexpected.into()),
+    }
+}
+
+/// Makes a running distro's disk longer.
+///
+/// # Errors
+/// Where it cannot.
+pub fn grow(paths: &Paths, distro: Uuid, size: u64) -> Result<(), Failure> {
+    match ask(paths, connect(paths)?, &Request::Grow { distro, size })? {
+        Answer::Done => Ok(()),
+        _ => Err(ClientError::Unexpected.into()),
+    }
+}
+
 /// Ends the virtual machine with all distros, and the service; kills it where it does not
 /// obey.
 ///
 /// # Errors
 /// Where the socket is somebody else's.
 pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
+    // Whatever becomes of the service (B112).
+    user_disks::forget(&paths.mounts());
     let limit = match force {
         true => FORCED_LIMIT,
         false => WslConfig::load(paths).stop_limit().saturating_add(SHUTDOWN_LIMIT),

@@ -19,10 +19,10 @@ use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::terminal::progress::Progress;
 
 /// How often a root that a service has just let go of is tried.
-const ATTEMPTS: u32 = 20;
+pub(super) const ATTEMPTS: u32 = 20;
 
 /// How long lies between two of these.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs a command, and gives its status.
 pub(super) fn run(paths: &Paths, run: Run) -> Result<ExitCode, Failure> {
@@ -129,7 +129,7 @@ pub(super) fn unregister(paths: &Paths, name: &str) -> Result<(), Failure> {
 
 /// Ends a distro and does what needs it ended. Again where it is busy: somebody started it
 /// in between, or the service is about to let go of its root.
-fn once_ended<T, E: Diagnose>(
+pub(super) fn once_ended<T, E: Diagnose>(
     paths: &Paths,
     distro: Uuid,
     context: &str,

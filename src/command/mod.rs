@@ -12,6 +12,7 @@ mod grammar;
 mod install;
 mod list;
 mod manage;
+mod mount;
 mod output;
 pub mod run;
 mod signals;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use crate::config::paths::Paths;
 use crate::error::Failure;
 
-pub use grammar::{Import, Install, Invocation, List, Manage, ManageAction, Run};
+pub use grammar::{Import, Install, Invocation, List, Manage, ManageAction, Mount, Run};
 pub use table::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 pub use usage::usage;
 
@@ -56,6 +57,8 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::HelpFor(verb) => output::print(&usage::of_verb(verb))?,
         Invocation::List(list) => list::list(&paths()?, &list)?,
         Invocation::Manage(manage) => return manage::manage(&paths()?, manage),
+        Invocation::Mount(mount) => return mount::mount(&paths()?, mount),
+        Invocation::Unmount { disk } => mount::unmount(&paths()?, disk.as_deref())?,
         Invocation::SetDefault { name } => distro::set_default(&paths()?, &name)?,
         Invocation::SetDefaultVersion { version } => {
             versions::set_default(&paths()?, version)?;

@@ -151,7 +151,9 @@ pub fn run(paths: &Paths, launch: Launch) -> Result<u8, Failure> {
             Ok(Answer::Failed(failure)) => break Err(failure),
             Ok(Answer::Progress(progress)) => answers.progress(&progress),
             Ok(Answer::Warning(warning)) => answers.warning(&warning),
-            Ok(Answer::Done | Answer::Status(_)) => break Err(ClientError::Unexpected.into()),
+            Ok(Answer::Done | Answer::Mounted(_) | Answer::Status(_)) => {
+                break Err(ClientError::Unexpected.into());
+            }
             Err(source) => {
                 break Err(ClientError::Lost { log: client::log(paths), source }.into());
             }

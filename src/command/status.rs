@@ -14,6 +14,7 @@ use crate::config::paths::Paths;
 use crate::error::{Diagnose, Failure, chain};
 use crate::kernel;
 use crate::namespaces::user::Mapping;
+use crate::network::ports::Forwarded;
 use crate::protocol::client::RunningDistro;
 
 /// Prints the defaults, what can run, and what runs.
@@ -44,6 +45,11 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
         return output::print(&text);
     }
     let machine = status.as_ref().and_then(|status| status.machine.as_ref());
+    let ports: Vec<Value> = status
+        .iter()
+        .flat_map(|status| &status.ports)
+        .map(|port| port_json(port, registry.by_id(port.distro).ok().map(|one| &*one.name)))
+        .collect();
     output::json(&json!({
         "defaultDistribution": default,
         "defaultVersion": default_version,
@@ -60,6 +66,7 @@ pub(super) fn status(paths: &Paths, json: bool) -> Result<(), Failure> {
                 "uses": running.uses,
             }))
             .collect::<Vec<_>>(),
+        "ports": ports,
         "service": status.as_ref().map(|status| json!({ "process": status.process })),
         "machine": machine.map(|machine| json!({
             "kernel": machine.kernel,
@@ -78,6 +85,19 @@ fn reasons(running: &RunningDistro) -> String {
     };
     let reasons: Vec<String> = sessions.into_iter().chain(running.uses.iter().cloned()).collect();
     if reasons.is_empty() { "idle".to_owned() } else { reasons.join("; ") }
+}
+
+/// A port that a distro listens on.
+fn port_json(port: &Forwarded, distro: Option<&str>) -> Value {
+    json!({
+        "protocol": port.transport,
+        "port": port.port,
+        "distribution": distro,
+        "address": port.address,
+        "process": port.process,
+        "state": if port.problem.is_none() { "active" } else { "wanted" },
+        "reason": port.problem,
+    })
 }
 
 fn no(error: &Unavailable) -> String {

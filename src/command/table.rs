@@ -173,7 +173,41 @@ pub const VERBS: &[Verb] = &[
     Verb {
         flag: Flag::new("--manage", "Change one thing of a distribution."),
         operands: NAME,
-        options: &[Flag::new("--set-default-user", "Run its commands as this user.").value("USER")],
+        options: &[
+            Flag::new("--set-default-user", "Run its commands as this user.").value("USER"),
+            Flag::new("--move", "Keep it in this directory.").short('m').value("DIR"),
+            Flag::new("--resize", "Make its disk larger or smaller, e.g. 64GB.")
+                .short('r')
+                .value("SIZE"),
+            Flag::new("--set-sparse", "Give space back by itself: true, or false.")
+                .short('s')
+                .value("BOOLEAN"),
+            Flag::new("--allow-unsafe", "For scripts of 'wsl': nothing needs it here."),
+            Flag::new("--compact", "Give the space of its free blocks back now."),
+            Flag::new("--clone", "Make another distribution of it.").value("NEWNAME"),
+            Flag::new("--location", "Keep the clone in this directory.").short('l').value("DIR"),
+            Flag::new("--snapshot", "Keep it as it is under a name.").value("SNAPSHOT"),
+            Flag::new("--restore", "Make it what it was then.").value("SNAPSHOT"),
+            Flag::new("--list-snapshots", "Show its snapshots."),
+            Flag::new("--delete-snapshot", "Delete one.").value("SNAPSHOT"),
+            JSON,
+        ],
+    },
+    Verb {
+        flag: Flag::new("--mount", "Mount a disk of this machine in all distributions."),
+        operands: &[Operand::new("DISK", Values::Files)],
+        options: &[
+            Flag::new("--vhd", "It is a file: .vhd, .vhdx or a raw disk."),
+            Flag::new("--bare", "Attach it, and mount nothing."),
+            Flag::new("--name", "Mount it as /mnt/wsl/NAME.").short('n').value("NAME"),
+            Flag::new("--type", "Its file system; found out where not given.")
+                .short('t')
+                .value("TYPE"),
+            Flag::new("--options", "Mount options, separated by commas.")
+                .short('o')
+                .value("OPTIONS"),
+            Flag::new("--partition", "The number of the partition.").short('p').value("NUMBER"),
+        ],
     },
     Verb {
         flag: Flag::new("--set-default", "Make a distribution the default one.")
@@ -208,6 +242,11 @@ pub const VERBS: &[Verb] = &[
     Verb {
         flag: Flag::new("--terminate", "End a distribution.").short('t'),
         operands: NAME,
+        options: &[],
+    },
+    Verb {
+        flag: Flag::new("--unmount", "Let go of a mounted disk, or of all."),
+        operands: &[Operand { required: false, ..Operand::new("DISK", Values::Files) }],
         options: &[],
     },
     Verb {

@@ -3,6 +3,7 @@
 pub mod distribution;
 pub mod hostname;
 pub mod keys;
+pub mod networking;
 pub mod paths;
 pub mod size;
 pub mod syntax;

@@ -96,6 +96,12 @@ impl Paths {
         self.runtime.join("service.sock")
     }
 
+    /// The list of the user's disks that are attached to the VM.
+    #[must_use]
+    pub fn mounts(&self) -> PathBuf {
+        self.runtime.join("mounts.json")
+    }
+
     /// The logs of the VM's kernel, newest last.
     #[must_use]
     pub fn logs(&self) -> PathBuf {

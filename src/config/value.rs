@@ -1,8 +1,6 @@
 //! Values of configuration keys, and what is said about wrong ones
 //! (behaviour reference 2.1).
 
-use std::net::Ipv4Addr;
-
 use super::size;
 
 /// What a key's value has to be.
@@ -12,10 +10,6 @@ pub enum Kind {
     Bool,
     /// One of these words, in any case.
     Enum(&'static [&'static str]),
-    /// An address of IPv4.
-    Address,
-    /// Ports from 1 to 65535, separated by commas.
-    Ports,
     /// Decimal, `0x` hexadecimal or `0` octal.
     Integer,
     /// See [`size::parse`].
@@ -65,10 +59,6 @@ impl Kind {
             Self::Enum(words) => words.iter().any(|word| word.eq_ignore_ascii_case(text)),
             Self::Integer => integer(text).is_some(),
             Self::Size => size::parse(text).is_ok(),
-            Self::Address => text.parse::<Ipv4Addr>().is_ok(),
-            Self::Ports => {
-                text.split(',').all(|port| port.trim().parse::<u16>().is_ok_and(|port| port != 0))
-            }
             Self::Text => true,
         };
         if valid {
@@ -76,10 +66,7 @@ impl Kind {
         }
         Some(match self {
             Self::Bool => format!("Invalid boolean value '{text}' for key '{key}' in {place}"),
-            Self::Address => format!("Invalid IP value '{text}' for key '{key}' in {place}"),
-            Self::Ports | Self::Integer => {
-                format!("Invalid integer value '{text}' for key '{key}' in {place}")
-            }
+            Self::Integer => format!("Invalid integer value '{text}' for key '{key}' in {place}"),
             Self::Size => {
                 format!("Invalid memory string '{text}' for .wslconfig entry '{key}' in {place}")
             }

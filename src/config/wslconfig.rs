@@ -9,9 +9,10 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::keys::Table;
+use super::networking::{Mode, Networking};
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
-use super::value::Kind::{self, Address, Bool, Enum, Integer, Ports, Size, Text};
+use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
 
 /// The smallest memory of a virtual machine, in bytes.
 const MINIMUM_MEMORY: u64 = 256 << 20;
@@ -40,10 +41,10 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("experimental", "autoProxy", Bool),
     ("experimental", "bestEffortDnsParsing", Bool),
     ("experimental", "dnsTunneling", Bool),
-    ("experimental", "dnsTunnelingIpAddress", Address),
+    ("experimental", "dnsTunnelingIpAddress", Text),
     ("experimental", "firewall", Bool),
     ("experimental", "hostAddressLoopback", Bool),
-    ("experimental", "ignoredPorts", Ports),
+    ("experimental", "ignoredPorts", Text),
     ("experimental", "initialAutoProxyTimeout", Integer),
     ("experimental", "networkingMode", NETWORKING_MODES),
     ("experimental", "setVersionDebug", Bool),
@@ -96,6 +97,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("wsl2", "vmIdleTimeout", Integer),
     ("wsl2", "vmSwitch", Text),
     ("wslr", "debianMirror", Text),
+    ("wslr", "hostLoopback", Bool),
     ("wslr", "servicesKeepRunning", Bool),
     ("wslr", "ubuntuMirror", Text),
 ];
@@ -140,8 +142,8 @@ pub struct WslConfig {
     pub distribution_install_path: Option<PathBuf>,
     /// The guest may run virtual machines of its own.
     pub nested_virtualization: bool,
-    /// Whether the machine has a network: all modes but `none`.
-    pub networking: bool,
+    /// The machine's network.
+    pub networking: Networking,
     /// Show the kernel's log.
     pub debug_console: bool,
     /// Append the kernel's log to this file.
@@ -206,7 +208,8 @@ impl WslConfig {
     /// Reads the text of `file`.
     #[must_use]
     pub fn parse(text: &str, file: &Path, host: Host) -> Self {
-        let (mut values, warnings) = TABLE.read(text, &file.display().to_string());
+        let name = file.display().to_string();
+        let (mut values, mut warnings) = TABLE.read(text, &name);
         // A path of the user's own hand: `~` is the home, and the file's directory is
         // where a relative one starts.
         let home = file.parent().unwrap_or(Path::new("/"));
@@ -232,9 +235,7 @@ impl WslConfig {
             default_vhd_size: values.bytes("wsl2.defaultvhdsize").unwrap_or(DEFAULT_DISK),
             distribution_install_path: values.text("general.distributioninstallpath").map(path),
             nested_virtualization: values.flag("wsl2.nestedvirtualization", true),
-            networking: values
-                .text("wsl2.networkingmode")
-                .is_none_or(|mode| !mode.eq_ignore_ascii_case("none")),
+            networking: Networking::read(&mut values, &name, &mut warnings),
             debug_console: values.flag("wsl2.debugconsole", false),
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
@@ -272,7 +273,7 @@ impl WslConfig {
         (self.kernel, self.kernel_modules) = (None, None);
         self.kernel_command_line.clear();
         self.swap = 0;
-        (self.networking, self.nested_virtualization) = (false, false);
+        (self.networking.mode, self.nested_virtualization) = (Mode::None, false);
         self.warnings.push(
             "SAFE MODE ENABLED: many features are off; 'safeMode' in .wslconfig turns it on and \
              off"
@@ -380,18 +381,10 @@ mod tests {
     }
 
     #[test]
-    fn b127_ports_addresses_and_sizes_are_checked() {
-        for (text, warning) in [
-            ("swiotlb=garbage", "Invalid memory string 'garbage' for .wslconfig entry"),
-            ("ignoredPorts=65536", "Invalid integer value '65536' for key"),
-            ("ignoredPorts=80,NotANumber", "Invalid integer value '80,NotANumber' for key"),
-            ("dnsTunnelingIpAddress=1.2.3", "Invalid IP value '1.2.3' for key"),
-        ] {
-            let told = warnings(&format!("[experimental]\n{text}\n"));
-            assert!(told.len() == 1 && told[0].starts_with(warning), "{told:?}");
-        }
-        let fine = "[experimental]\nswiotlb=64M\nignoredPorts=80, 443\n\
-                    dnsTunnelingIpAddress=10.1.2.3\n[wsl2]\ndefaultVhdSize=64GB\n";
+    fn b127_sizes_are_checked() {
+        let told = warnings("[experimental]\nswiotlb=garbage\n");
+        assert!(told[0].starts_with("Invalid memory string 'garbage' for .wslconfig entry"));
+        let fine = "[experimental]\nswiotlb=64M\n[wsl2]\ndefaultVhdSize=64GB\n";
         assert_eq!(warnings(fine), [""; 0]);
         assert_eq!(warnings("[experimental]\nswiotlb=4096K\n"), [""; 0]);
     }
@@ -414,7 +407,7 @@ mod tests {
         let text = "[wsl2]\nsafeMode=true\nkernel=/k\nkernelCommandLine=a\nswap=1GB\n";
         let config = config(text);
         assert_eq!((config.kernel, config.kernel_command_line.as_str()), (None, ""));
-        assert_eq!((config.swap, config.networking, config.safe_mode), (0, false, true));
+        assert_eq!((config.swap, config.networking.mode, config.safe_mode), (0, Mode::None, true));
         assert!(config.warnings[0].starts_with("SAFE MODE ENABLED"), "{:?}", config.warnings);
     }
 

@@ -9,11 +9,17 @@ use crate::tree::{Entry, Kind, Sink};
 pub(super) struct Counted<'a, S> {
     sink: &'a mut S,
     bar: &'a Bar,
+    bytes: u64,
 }
 
 impl<'a, S> Counted<'a, S> {
     pub(super) fn new(sink: &'a mut S, bar: &'a Bar) -> Self {
-        Self { sink, bar }
+        Self { sink, bar, bytes: 0 }
+    }
+
+    /// What it has counted.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -24,7 +30,7 @@ impl<S: Sink> Sink for Counted<'_, S> {
         let Entry { path, metadata, kind } = entry;
         match kind {
             Kind::File { size, segments, content } => {
-                let mut content = Counter { content, bar: self.bar };
+                let mut content = Counter { content, bar: self.bar, bytes: &mut self.bytes };
                 let kind = Kind::File { size, segments, content: &mut content };
                 self.sink.add(Entry { path, metadata, kind })
             }
@@ -36,12 +42,14 @@ impl<S: Sink> Sink for Counted<'_, S> {
 struct Counter<'a> {
     content: &'a mut dyn Read,
     bar: &'a Bar,
+    bytes: &'a mut u64,
 }
 
 impl Read for Counter<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.content.read(buffer)?;
         self.bar.add(count as u64);
+        *self.bytes += count as u64;
         Ok(count)
     }
 }

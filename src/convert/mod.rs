@@ -18,7 +18,7 @@ use crate::ext4::reader::Image;
 use crate::namespaces::user::Mapping;
 use crate::registry::{Conversion, Distro};
 use crate::terminal::interrupt::Guard;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{Bar, Progress};
 use crate::tree::{CopyError, Sink, directory, process};
 
 use self::counted::Counted;
@@ -48,12 +48,31 @@ pub fn convert(
     // What an installation would give the disk.
     let size = WslConfig::load(paths).default_vhd_size;
     let options = ext4::Options { size, uuid: id, ..ext4::Options::default() };
-    let mut target = Target::new(version, new, options)?;
     let bar = progress.bytes(format!("Converting {}", conversion.record().name), None);
-    read_root(conversion.record(), old, &mut Counted::new(&mut target, &bar))?;
+    rewrite(conversion.record(), old, (version, new), options, &bar)?;
+    Ok(conversion.finish()?)
+}
+
+/// Writes all that is in a distro's root, open for reading, to a new root of that version,
+/// and waits until it is on the disk. Gives the bytes of all files. The options are those
+/// of a disk.
+///
+/// # Errors
+/// Where one of the roots cannot be read or written.
+pub fn rewrite(
+    record: &Distro,
+    old: File,
+    (version, new): (u32, File),
+    options: ext4::Options,
+    bar: &Bar,
+) -> Result<u64, ConvertError> {
+    let mut target = Target::new(version, new, options)?;
+    let mut counted = Counted::new(&mut target, bar);
+    read_root(record, old, &mut counted)?;
+    let bytes = counted.bytes();
     bar.label("Finishing");
     target.finish()?;
-    Ok(conversion.finish()?)
+    Ok(bytes)
 }
 
 /// Reads a distro's root, open for reading, into a sink.

@@ -7,6 +7,7 @@
 
 mod blocks;
 pub mod bytes;
+pub mod clone;
 mod copy;
 mod error;
 pub mod raw;
@@ -75,6 +76,32 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// As [`Disk::write`].
     fn write_at(&self, mut from: &[u8], offset: u64) -> io::Result<()> {
         self.write(&mut from, offset)
+    }
+}
+
+impl<D: Disk + ?Sized> Disk for std::sync::Arc<D> {
+    fn length(&self) -> io::Result<u64> {
+        (**self).length()
+    }
+
+    fn read(&self, into: &mut dyn Destination, offset: u64, wait: bool) -> io::Result<()> {
+        (**self).read(into, offset, wait)
+    }
+
+    fn write(&self, from: &mut dyn Source, offset: u64) -> io::Result<()> {
+        (**self).write(from, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).discard(offset, length)
+    }
+
+    fn extent(&self, offset: u64) -> io::Result<Extent> {
+        (**self).extent(offset)
     }
 }
 

@@ -15,19 +15,28 @@ pub struct Raw {
     file: File,
     /// The disk's length where it is not the file's.
     length: Option<u64>,
+    /// The file keeps all of its blocks.
+    reserved: bool,
 }
 
 impl Raw {
     /// Takes over the file. Locking it is the caller's; the lock ends with the file.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file, length: None }
+        Self { file, length: None, reserved: false }
     }
 
     /// A disk that is only the first `length` bytes of the file.
     #[must_use]
     pub fn with_length(file: File, length: u64) -> Self {
-        Self { file, length: Some(length) }
+        Self { file, length: Some(length), reserved: false }
+    }
+
+    /// A disk whose file keeps all of its blocks: what is discarded reads as zeroes, and
+    /// nothing is given back.
+    #[must_use]
+    pub fn reserved(file: File) -> Self {
+        Self { file, length: None, reserved: true }
     }
 }
 
@@ -59,6 +68,9 @@ impl Disk for Raw {
         if let Some(end) = self.length {
             check_range(offset, length, end)?;
         }
+        if self.reserved {
+            return zero(&self.file, offset, length);
+        }
         punch(&self.file, offset, length)
     }
 
@@ -84,13 +96,23 @@ impl Raw {
 /// # Errors
 /// Where part of the range may be unchanged.
 pub(super) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    clear(file, offset, length, flags)
+}
+
+/// Makes a range of a file read as zeroes and keeps its blocks.
+fn zero(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    clear(file, offset, length, flags)
+}
+
+fn clear(file: &File, offset: u64, length: u64, flags: FallocateFlags) -> io::Result<()> {
     if length == 0 {
         return Ok(());
     }
     let out_of_range = || io::Error::from(io::ErrorKind::InvalidInput);
     let start = i64::try_from(offset).map_err(|_| out_of_range())?;
     let count = i64::try_from(length).map_err(|_| out_of_range())?;
-    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     match fallocate(file, flags, start, count) {
         Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
             write_zeroes(file, offset, length)
@@ -153,6 +175,20 @@ mod tests {
             disk.read_at(&mut byte, offset).unwrap();
             assert_eq!(byte, [expected]);
         }
+    }
+
+    #[test]
+    fn a_reserved_disk_keeps_what_is_discarded() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![7; 1 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+        let before = file.metadata().unwrap().blocks();
+        let disk = Raw::reserved(file);
+        disk.discard(0, 1 << 20).unwrap();
+        assert!(disk.file.metadata().unwrap().blocks() >= before);
+        let mut byte = [1; 1];
+        disk.read_at(&mut byte, 4096).unwrap();
+        assert_eq!(byte, [0]);
     }
 
     #[test]

@@ -17,6 +17,10 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
+use super::sys;
+use crate::disk::Disk;
+use crate::disk::raw::Raw;
+use crate::ext4::reader::Image;
 use crate::protocol::guest::GuestError;
 
 /// How long a disk may take to appear. The service's own limit is the one users set
@@ -68,7 +72,7 @@ fn device_events() -> io::Result<OwnedFd> {
 
 /// The disk of a unit, if the kernel knows it and it can be opened: its name appears a
 /// moment before it can (`ENXIO`), its event after.
-fn find(lun: u16) -> Option<String> {
+pub(super) fn find(lun: u16) -> Option<String> {
     for entry in fs::read_dir("/sys/class/scsi_disk").ok()?.flatten() {
         let address = entry.file_name();
         let unit = address.to_str()?.rsplit(':').next()?.parse::<u64>().ok();
@@ -101,8 +105,14 @@ pub fn mount_root(lun: u16, staging: &Path) -> Result<Vec<String>, GuestError> {
 }
 
 fn mount_device(device: &Path, staging: &Path) -> Result<Vec<String>, GuestError> {
+    let length = larger_length(device);
     match mount_ext4(device, staging, MsFlags::empty(), ROOT_OPTIONS) {
-        Ok(()) => Ok(Vec::new()),
+        // Where it cannot grow it can be used as it is.
+        Ok(()) => Ok(length
+            .and_then(|length| grow(staging, length).err())
+            .map(|error| error.to_string())
+            .into_iter()
+            .collect()),
         Err(Errno::EROFS | Errno::EACCES) => {
             // The journal of a disk that cannot be written cannot be replayed.
             mount_ext4(device, staging, MsFlags::MS_RDONLY, "errors=remount-ro")
@@ -116,6 +126,40 @@ fn mount_device(device: &Path, staging: &Path) -> Result<Vec<String>, GuestError
         Err(error) => Err(mount_error(device, error)),
     }
 }
+
+/// The length of a disk whose file system is smaller and should grow to it (B093). What is
+/// less than a group's metadata takes is no use to it.
+fn larger_length(device: &Path) -> Option<u64> {
+    let disk = Raw::new(File::open(device).ok()?);
+    let length = disk.length().ok()?;
+    let size = Image::examine(&disk).ok()?.size;
+    (length.saturating_sub(size) >= SMALLEST_GROWTH).then_some(length)
+}
+
+/// Lets a mounted file system grow to `length` bytes.
+fn grow(mounted: &Path, length: u64) -> Result<(), GuestError> {
+    File::open(mounted)
+        .and_then(|root| sys::grow_ext4(&root, length))
+        .map_err(|error| GuestError::system("growing the file system to its disk", &error))
+}
+
+/// Lets the file system of a running distro, of which `root` is the root directory, grow to
+/// its disk, which has become longer. Runs in a job.
+///
+/// # Errors
+/// The system's.
+pub fn grow_running(lun: u16, root: &Path) -> Result<(), GuestError> {
+    let name = wait_for(lun)?;
+    // The event of the adapter may still be on its way.
+    let _ = fs::write(format!("/sys/class/block/{name}/device/rescan"), "1");
+    let length = File::open(Path::new("/dev").join(name))
+        .and_then(|device| Raw::new(device).length())
+        .map_err(|error| GuestError::system("measuring the disk", &error))?;
+    grow(root, length)
+}
+
+/// The smallest growth that is tried, in bytes.
+const SMALLEST_GROWTH: u64 = 1 << 20;
 
 const ROOT_OPTIONS: &str = "discard,errors=remount-ro,data=ordered";
 
@@ -175,12 +219,28 @@ pub fn release(lun: u16) -> Result<(), GuestError> {
     let device = Path::new("/dev").join(&name);
     let number = fs::read_to_string(format!("/sys/class/block/{name}/dev")).unwrap_or_default();
     unmount_all(number.trim());
+    wait_until_free(&device)
+        .map_err(|error| GuestError::system(format!("releasing disk {lun}"), &error))?;
+    forget(&name);
+    Ok(())
+}
+
+/// Makes the kernel forget a disk that nothing holds.
+pub(super) fn forget(name: &str) {
+    let _ = fs::write(format!("/sys/class/block/{name}/device/delete"), "1");
+}
+
+/// Waits until no mount holds a device.
+///
+/// # Errors
+/// Where something keeps holding it.
+pub(super) fn wait_until_free(device: &Path) -> io::Result<()> {
     // An exclusive open fails while a mount holds the disk. Mounts of a namespace that
     // has ended may still be on their way out; the kernel tells nobody when they are gone.
     let mut wait = Duration::from_millis(1);
     loop {
         match nix::fcntl::open(
-            &device,
+            device,
             nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_EXCL | nix::fcntl::OFlag::O_CLOEXEC,
             nix::sys::stat::Mode::empty(),
         ) {
@@ -188,17 +248,10 @@ pub fn release(lun: u16) -> Result<(), GuestError> {
                 std::thread::sleep(wait);
                 wait *= 2;
             }
-            Err(Errno::EBUSY) => {
-                return Err(GuestError::system(
-                    format!("releasing disk {lun}"),
-                    &Errno::EBUSY.into(),
-                ));
-            }
-            _ => break,
+            Err(Errno::EBUSY) => return Err(Errno::EBUSY.into()),
+            _ => return Ok(()),
         }
     }
-    let _ = fs::write(format!("/sys/class/block/{name}/device/delete"), "1");
-    Ok(())
 }
 
 /// Detaches every mount of a device (`major:minor`) that this namespace sees.

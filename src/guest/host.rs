@@ -27,7 +27,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::execveat;
+use nix::unistd::{Pid, execveat};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ use super::job::{Job, Outcome};
 use super::server::{Arrived, Platform, Server, Work};
 use super::{boot, log, sys};
 use crate::namespaces::user::Mapping;
-use crate::protocol::guest::{Configure, GuestError, Root, StartDistro};
+use crate::protocol::guest::{Configure, GuestError, Request, Root, StartDistro};
 use crate::protocol::session::StreamKind;
 
 /// `argv[0]` of this process.
@@ -282,6 +282,10 @@ impl Platform for Host {
             .create(distro)
             .map_err(|error| log::warn(format_args!("cannot make a cgroup: {error}")))
             .ok()
+    }
+
+    fn disk(&self, _: &Request, _: Option<(&Root, Pid)>) -> Outcome {
+        Err(GuestError::system("using a disk", &io::ErrorKind::Unsupported.into()))
     }
 
     fn release(&self, distro: Uuid, _: &Root) -> Outcome {

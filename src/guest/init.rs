@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,10 +22,13 @@ use uuid::Uuid;
 
 use super::distro::{self, Kernel, Modules, Options, link};
 use super::job::{Job, Outcome};
+use super::listeners::{Entrance, Listeners};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, disk, log, network, sys};
-use crate::protocol::guest::{CONTROL_PORT, Configure, GuestError, Root, STREAM_PORT, StartDistro};
+use super::{boot, cgroup, disk, interface, log, network, sys, volume};
+use crate::protocol::guest::{
+    CONTROL_PORT, Configure, Event, GuestError, Request, Root, STREAM_PORT, StartDistro,
+};
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
@@ -60,7 +64,14 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
     connect(control.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, CONTROL_PORT))?;
     sys::set_nonblocking(&control)?;
     let streams = Streams::default();
-    let platform = VirtualMachine { listener, streams, early_modules: modules, modules: None };
+    let platform = VirtualMachine {
+        listener,
+        streams,
+        early_modules: modules,
+        modules: None,
+        caller: None,
+        listeners: None,
+    };
     Server::start(platform, control)
 }
 
@@ -80,11 +91,21 @@ struct VirtualMachine {
     /// What distros need beyond what it took to reach the service.
     early_modules: Vec<PathBuf>,
     modules: Option<Modules>,
+    /// Who calls the ports that distros listen on.
+    caller: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// Those ports, where the host wants to know.
+    listeners: Option<Listeners>,
 }
 
 impl Platform for VirtualMachine {
     fn interests(&self) -> Vec<BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd()).chain(self.streams.interests()).collect()
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
+        let listener = std::iter::once(self.listener.as_fd());
+        listener.chain(listeners).chain(self.streams.interests()).collect()
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        self.listeners.as_mut().map(Listeners::changes).unwrap_or_default()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -115,6 +136,7 @@ impl Platform for VirtualMachine {
             warnings.push(format!("cannot add entropy: {error}"));
         }
         let Configure { modules, swap, network, .. } = configure;
+        self.caller = network.as_ref().and_then(|network| network.caller);
         if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
         }
@@ -155,6 +177,17 @@ impl Platform for VirtualMachine {
     }
 
     fn configured(&mut self) {
+        if let Some((host4, host6)) = self.caller {
+            let listeners = interface::number(network::NAME)
+                .map(|interface| Entrance { interface, host4, host6 })
+                .and_then(Listeners::new);
+            match listeners {
+                Ok(listeners) => self.listeners = Some(listeners),
+                Err(error) => {
+                    log::warn(format_args!("ports are not forwarded to the host: {error}"));
+                }
+            }
+        }
         let Some(release) = kernel_release() else { return };
         let directory = modules_directory(&release);
         self.modules = Some(Modules { release, directory });
@@ -180,9 +213,31 @@ impl Platform for VirtualMachine {
     }
 
     fn group(&mut self, distro: Uuid) -> Option<OwnedFd> {
-        cgroup::create(distro)
+        let group = cgroup::create(distro)
             .map_err(|error| log::warn(format_args!("cannot make a cgroup: {error}")))
-            .ok()
+            .ok()?;
+        // Before anything of the distro runs.
+        if let Some(Err(error)) =
+            self.listeners.as_mut().map(|listeners| listeners.watch(distro, group.as_fd()))
+        {
+            log::warn(format_args!("ports of a distribution are not forwarded: {error}"));
+        }
+        Some(group)
+    }
+
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome {
+        match (request, distro) {
+            (Request::GrowDistro { .. }, Some((Root::Disk { lun }, pid))) => {
+                let root = PathBuf::from(format!("/proc/{pid}/root"));
+                disk::grow_running(*lun, &root).map(|()| Vec::new())
+            }
+            (Request::MountDisk(request), _) => {
+                let directory = kernel_release().map(|release| modules_directory(&release));
+                volume::attach(request, directory.as_deref())
+            }
+            (Request::UnmountDisk { lun, names }, _) => volume::detach(*lun, names),
+            _ => Err(GuestError::system("using a disk", &io::ErrorKind::Unsupported.into())),
+        }
     }
 
     fn release(&self, distro: Uuid, root: &Root) -> Outcome {

@@ -77,6 +77,15 @@ pub fn bring_up(name: &str) -> io::Result<()> {
     unsafe { call(&control(AddressFamily::Inet)?, libc::SIOCSIFFLAGS, &mut request) }
 }
 
+/// The number of an interface.
+///
+/// # Errors
+/// The system's.
+pub fn number(name: &str) -> io::Result<u32> {
+    let number = index(&control(AddressFamily::Inet)?, name)?;
+    u32::try_from(number).map_err(io::Error::other)
+}
+
 fn index(socket: &OwnedFd, name: &str) -> io::Result<i32> {
     let mut request = request(name)?;
     // SAFETY: the call takes an ifreq.

@@ -22,13 +22,16 @@ pub mod host_cgroup;
 pub mod init;
 pub mod interface;
 pub mod job;
+pub mod listeners;
 pub mod log;
+pub mod modules;
 pub mod network;
 pub mod server;
 pub mod session;
 pub mod streams;
 pub mod sys;
 pub mod usage;
+pub mod volume;
 
 use std::fs::File;
 use std::io::{self, Read};

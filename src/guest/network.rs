@@ -5,17 +5,18 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use super::modules::load_order;
 use super::{boot, interface};
 use crate::protocol::guest::Network;
 
 /// The interface.
 pub const NAME: &str = "eth0";
 /// Its driver's module.
-const MODULE: &str = "virtio_net.ko";
+const MODULE: &str = "virtio_net";
 
 /// What the kernel would do about addresses on its own, and its wait for an address of IPv6
 /// that nobody else can have.
@@ -26,7 +27,7 @@ const SETTINGS: [(&str, &str); 3] = [("accept_ra", "0"), ("accept_dad", "0"), ("
 #[must_use]
 pub fn set_up(network: &Network, modules: Option<&Path>) -> Vec<String> {
     if let Some(modules) = modules {
-        boot::load_modules(&load_order(modules));
+        boot::load_modules(&load_order(modules, MODULE));
     }
     let mut warnings = Vec::new();
     if let Err(error) = configure(NAME, network) {
@@ -37,20 +38,6 @@ pub fn set_up(network: &Network, modules: Option<&Path>) -> Vec<String> {
         warnings.push(format!("cannot write '{}': {error}", resolver.display()));
     }
     warnings
-}
-
-/// The driver and what it needs, from the table of `depmod`.
-fn load_order(directory: &Path) -> Vec<PathBuf> {
-    let table = fs::read_to_string(directory.join("modules.dep")).unwrap_or_default();
-    let Some((module, needs)) = table
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(module, _)| module.rsplit('/').next().is_some_and(|file| file.starts_with(MODULE)))
-    else {
-        return Vec::new();
-    };
-    let needs = needs.split_ascii_whitespace().rev();
-    needs.chain([module]).map(|path| directory.join(path)).collect()
 }
 
 /// Gives an interface its addresses and routes.
@@ -66,11 +53,12 @@ pub fn configure(name: &str, network: &Network) -> io::Result<()> {
     interface::bring_up(name)?;
     interface::set_address(name, IpAddr::V4(network.guest4), network.prefix4)?;
     interface::set_gateway(name, IpAddr::V4(network.gateway4))?;
-    if let Some((guest, gateway, prefix)) = network.six {
-        // A kernel without IPv6 is as good as a host without.
-        let _ = interface::set_address(name, IpAddr::V6(guest), prefix)
-            .map(|()| wait_until_usable(IpAddr::V6(guest)))
-            .and_then(|()| interface::set_gateway(name, IpAddr::V6(gateway)));
+    let guest = IpAddr::V6(network.guest6);
+    // A kernel without IPv6 is as good as a host without.
+    let addressed = interface::set_address(name, guest, network.prefix6);
+    if addressed.is_ok() && network.routes6 {
+        wait_until_usable(guest);
+        let _ = interface::set_gateway(name, IpAddr::V6(network.gateway6));
     }
     Ok(())
 }
@@ -106,23 +94,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_driver_needs_is_loaded_before_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let table = "kernel/a/xvirtio_net.ko: kernel/x.ko\n\
-                     kernel/drivers/net/virtio_net.ko: kernel/net_failover.ko kernel/failover.ko\n";
-        fs::write(directory.path().join("modules.dep"), table).unwrap();
-        let expected = ["failover.ko", "net_failover.ko", "drivers/net/virtio_net.ko"];
-        let expected = expected.map(|name| directory.path().join("kernel").join(name));
-        assert_eq!(load_order(directory.path()), expected);
-    }
-
-    #[test]
     fn b199_resolv_conf_names_the_resolver_and_the_suffixes() {
         let mut network = Network {
             guest4: [172, 20, 224, 2].into(),
             gateway4: [172, 20, 224, 1].into(),
             prefix4: 24,
-            six: None,
+            guest6: std::net::Ipv6Addr::UNSPECIFIED,
+            gateway6: std::net::Ipv6Addr::UNSPECIFIED,
+            prefix6: 64,
+            routes6: false,
+            caller: None,
             resolver: [10, 255, 255, 254].into(),
             search: None,
         };

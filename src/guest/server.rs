@@ -45,6 +45,11 @@ pub trait Platform {
     /// The descriptors from which sessions come, to poll for input.
     fn interests(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// What the service is to be told. Never waits.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
     /// When [`Platform::arrived`] has something to do whatever comes.
     fn deadline(&self) -> Option<Instant>;
 
@@ -80,6 +85,13 @@ pub trait Platform {
     /// Makes a distro's cgroup, where there are any.
     fn group(&mut self, distro: Uuid) -> Option<OwnedFd>;
 
+    /// Does something with a disk, for which it may have to wait; `root` is of the distro
+    /// that the request is for, and `pid` its first process. Runs in a job.
+    ///
+    /// # Errors
+    /// Where it cannot be done, or there are no disks here.
+    fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome;
+
     /// Lets go of what a distro that has ended has used. Runs in a job.
     ///
     /// # Errors
@@ -114,6 +126,8 @@ enum Purpose {
     Prepare,
     /// [`Platform::configure`]; the number of the request.
     Configure(u64),
+    /// [`Platform::disk`]; the number of the request.
+    Disk(u64),
     /// [`usage::look`]; the number of the request.
     Look(u64),
     /// [`Platform::release`].
@@ -196,6 +210,9 @@ impl<P: Platform> Server<P> {
             }
             self.control.flush();
             self.take_requests();
+            for event in self.platform.events() {
+                self.control.send(&event);
+            }
             for session in self.platform.arrived() {
                 self.hand_over(session);
             }
@@ -265,6 +282,18 @@ impl<P: Platform> Server<P> {
                     result.map_err(|error| GuestError::system("setting the clock", &error));
                 self.reply(id, result.map(|()| Vec::new()));
             }
+            Request::GrowDistro { distro } => match self.distros.get(&distro) {
+                None => self.reply(id, Err(GuestError::NotRunning)),
+                Some(distro) => {
+                    let work = || self.platform.disk(&request, Some((&distro.root, distro.pid)));
+                    let job = Job::start(work);
+                    self.begin_disk(id, job);
+                }
+            },
+            Request::MountDisk(_) | Request::UnmountDisk { .. } => {
+                let job = Job::start(|| self.platform.disk(&request, None));
+                self.begin_disk(id, job);
+            }
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),
                 None => self.start_distro(id, start),
@@ -276,6 +305,13 @@ impl<P: Platform> Server<P> {
                     distro.stop();
                 }
             },
+        }
+    }
+
+    fn begin_disk(&mut self, id: u64, job: io::Result<Job>) {
+        match job {
+            Ok(job) => self.jobs.push((job, Purpose::Disk(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
         }
     }
 
@@ -413,6 +449,7 @@ impl<P: Platform> Server<P> {
                 }
                 self.reply(id, outcome);
             }
+            Purpose::Disk(id) => self.reply(id, outcome),
             Purpose::Look(id) => self.reply(id, outcome),
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }

@@ -357,6 +357,21 @@ pub fn attach_mount(mount: &impl AsFd, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Grows a mounted ext4 file system, of which `on` is any open file, to `length` bytes, less
+/// what is no whole block (`EXT4_IOC_RESIZE_FS` of the kernel's `fs/ext4/ioctl.c`).
+///
+/// # Errors
+/// The system's.
+pub fn grow_ext4(on: &File, length: u64) -> io::Result<()> {
+    // _IOW('f', 16, __u64)
+    const RESIZE: libc::Ioctl = nix::request_code_write!(b'f', 16, size_of::<u64>());
+    let blocks = length / nix::sys::statvfs::fstatvfs(on)?.block_size();
+    // SAFETY: the kernel reads one number of 64 bits from the pointer, which is valid for the
+    // call.
+    Errno::result(unsafe { libc::ioctl(on.as_raw_fd(), RESIZE, &raw const blocks) })?;
+    Ok(())
+}
+
 /// Loads a kernel module.
 ///
 /// # Errors

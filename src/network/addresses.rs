@@ -1,7 +1,7 @@
 //! The addresses on the guest's link, and which of the world's the guest may reach.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::packet::Mac;
 
@@ -14,8 +14,16 @@ pub const PREFIX6: u8 = 64;
 /// programs that measure it, or wrap packets of their own, learn the truth.
 pub const MTU: u16 = 1500;
 
-/// Where the resolver is reached beside the gateway's address, as with `wsl` (B198).
+/// Where the resolver is reached beside the gateway's address, as with `wsl` (B198), unless
+/// a setting says otherwise.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 254);
+
+/// Whether the resolver can be reached under that address: one that is nobody's else.
+#[must_use]
+pub fn can_be_resolver(address: Ipv4Addr) -> bool {
+    let [first, ..] = address.octets();
+    !matches!(first, 0 | 127 | 224..) && !address.is_link_local()
+}
 
 /// The guest's Ethernet address, that of `wsl`'s user-mode network (B211).
 pub const GUEST_MAC: Mac = [0, 0, 0, 0, 1, 0];
@@ -34,10 +42,16 @@ pub struct Addresses {
     pub guest4: Ipv4Addr,
     /// This side.
     pub gateway4: Ipv4Addr,
+    /// Where the resolver is reached beside the gateway's address.
+    pub resolver: Ipv4Addr,
     /// The guest.
     pub guest6: Ipv6Addr,
     /// This side.
     pub gateway6: Ipv6Addr,
+    /// What stands for the host itself, its loopback addresses.
+    pub host4: Ipv4Addr,
+    /// The same.
+    pub host6: Ipv6Addr,
 }
 
 /// What an address of the guest's packets stands for.
@@ -47,6 +61,8 @@ pub enum Place {
     World,
     /// This side of the link.
     Gateway,
+    /// The host's own loopback, where that is allowed.
+    Host,
     /// The host's resolver, where the port is its.
     Resolver,
     /// What is not reached from here: the host's own loopback, the link, groups.
@@ -62,8 +78,11 @@ impl Addresses {
         Self {
             guest4: Ipv4Addr::new(172, second, third, 2),
             gateway4: Ipv4Addr::new(172, second, third, 1),
+            resolver: RESOLVER,
             guest6: Ipv6Addr::new(a, b, c, d, 0, 0, 0, 2),
             gateway6: Ipv6Addr::new(a, b, c, d, 0, 0, 0, 1),
+            host4: Ipv4Addr::new(172, second, third, 3),
+            host6: Ipv6Addr::new(a, b, c, d, 0, 0, 0, 3),
         }
     }
 
@@ -101,16 +120,44 @@ impl Addresses {
     #[must_use]
     pub fn is_neighbour(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => address == self.gateway4,
-            IpAddr::V6(address) => address == self.gateway6 || address == GATEWAY_LINK_LOCAL,
+            IpAddr::V4(address) => [self.gateway4, self.host4].contains(&address),
+            IpAddr::V6(address) => {
+                [self.gateway6, self.host6, GATEWAY_LINK_LOCAL].contains(&address)
+            }
         }
+    }
+
+    fn is_host(&self, address: IpAddr) -> bool {
+        address == self.host4 || address == self.host6
+    }
+
+    /// The host's own address of one that stands for it.
+    #[must_use]
+    pub fn on_host(&self, place: SocketAddr) -> SocketAddr {
+        let address: IpAddr = match place.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        SocketAddr::new(address, place.port())
+    }
+
+    /// A sender as the guest knows it: what stands for the host, where it is its loopback.
+    #[must_use]
+    pub fn seen_by_guest(&self, place: SocketAddr) -> SocketAddr {
+        let address = match place.ip() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST) => self.host4.into(),
+            IpAddr::V6(Ipv6Addr::LOCALHOST) => self.host6.into(),
+            other => other,
+        };
+        SocketAddr::new(address, place.port())
     }
 
     /// What an address stands for.
     #[must_use]
     pub fn place(&self, address: IpAddr) -> Place {
         match address {
-            IpAddr::V4(RESOLVER) => Place::Resolver,
+            IpAddr::V4(address) if address == self.resolver => Place::Resolver,
+            address if self.is_host(address) => Place::Host,
             address if self.is_neighbour(address) => Place::Gateway,
             IpAddr::V4(address) => self.place4(address),
             IpAddr::V6(address) => self.place6(address),

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::addresses::Addresses;
 use super::encode::Encoder;
 use super::packet::{self, Icmp, Ipv4, Ipv6, UDP, Udp};
 use super::socket::{Datagrams, Undelivered};
@@ -76,19 +77,27 @@ impl Flow {
         self.socket.send(destination, data)
     }
 
-    /// The next frame for the guest.
+    /// The next frame for the guest. What comes from the host's loopback addresses is shown
+    /// by those of `host`, or dropped where there is none.
     pub fn receive(
         &mut self,
         encoder: &Encoder,
+        host: Option<&Addresses>,
         scratch: &mut [u8],
         now: Instant,
     ) -> Option<Vec<u8>> {
+        let seen = |place: SocketAddr| match host {
+            Some(addresses) => Some(addresses.seen_by_guest(place)),
+            None => (!place.ip().is_loopback()).then_some(place),
+        };
         if let Some(undelivered) = self.socket.undelivered() {
-            return self.report(encoder, undelivered);
+            let destination = seen(undelivered.destination)?;
+            return self.report(encoder, Undelivered { destination, ..undelivered });
         }
         match self.socket.receive(scratch) {
             Ok((length, Some(from))) => {
                 self.used = now;
+                let from = seen(from)?;
                 let data = scratch.get(..length)?;
                 match self.port {
                     Port::Udp(guest) => encoder.udp(from, guest, data),

@@ -5,7 +5,8 @@
 //! [`nat::Nat`] is the other end of the guest's cable ([`crate::devices::net::Link`]). It
 //! answers for the gateway's address, ends the guest's TCP connections here and opens the
 //! host's own beside them ([`tcp`]), carries datagrams and echoes ([`datagram`]), and hands
-//! questions for names to the host's resolver ([`dns`]).
+//! questions for names to the host's resolver ([`dns`]). Ports that a distro listens on are
+//! the host's too, on its loopback addresses ([`ports`]).
 //!
 //! Nothing the guest sends can cost more than a fixed amount: flows are counted, each has
 //! bounded buffers, and no answer is queued for a guest that takes none. A reader that is
@@ -21,6 +22,7 @@ mod encode;
 pub mod nat;
 pub mod packet;
 mod parse;
+pub mod ports;
 pub mod resolver;
 mod socket;
 mod tcp;

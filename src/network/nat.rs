@@ -1,5 +1,7 @@
 //! The other end of the guest's cable.
 
+mod inbound;
+
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
@@ -13,15 +15,18 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::addresses::{Addresses, GATEWAY_MAC, GUEST_MAC, MTU, Place};
 use super::datagram::{self, Port};
-use super::dns::Question;
+use super::dns::{self, Question};
 use super::encode::{self, Encoder, Head};
 use super::packet::{Arp, ICMP, ICMP6, Ipv4, Ipv6, TCP, Tcp, UDP};
 use super::parse::{self, ACK, Content, Packet, RST, SYN, Segment};
+use super::ports::Ports;
 use super::resolver::Resolver;
 use super::socket;
 use super::tcp::{Connection, Given, Verdict};
 use super::timers::Timers;
 use crate::devices::net::{Deliver, FIRST_ID, Link, Offloads};
+use crate::protocol::guest::Transport;
+use inbound::{Door, Inbound};
 
 /// The most TCP connections at one time, and of those the ones that the host still makes.
 const MAXIMUM_CONNECTIONS: usize = 8192;
@@ -69,6 +74,7 @@ pub fn largest_segment(peer: SocketAddr) -> u16 {
 #[derive(Debug)]
 enum Flow {
     Connection(Box<Connection>),
+    Door(Door),
     Port(datagram::Flow),
     Question(Question),
 }
@@ -77,16 +83,19 @@ impl Flow {
     fn listed(&mut self) -> &mut bool {
         match self {
             Self::Connection(connection) => &mut connection.listed,
+            Self::Door(door) => &mut door.listed,
             Self::Port(flow) => &mut flow.listed,
             Self::Question(question) => &mut question.listed,
         }
     }
 
-    fn deadline(&self) -> Instant {
+    /// When it is to be looked at whatever happens.
+    fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Connection(connection) => connection.deadline(),
-            Self::Port(flow) => flow.deadline(),
-            Self::Question(question) => question.deadline(),
+            Self::Connection(connection) => Some(connection.deadline()),
+            Self::Door(_) => None,
+            Self::Port(flow) => Some(flow.deadline()),
+            Self::Question(question) => Some(question.deadline()),
         }
     }
 }
@@ -94,9 +103,24 @@ impl Flow {
 /// The guest's end and the other end of a connection, as the guest knows them.
 type Ends = (SocketAddr, SocketAddr);
 
+/// What a link is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who is who on it.
+    pub addresses: Addresses,
+    /// The host's `/etc/resolv.conf`.
+    pub resolver: PathBuf,
+    /// The ports that the guest listens on.
+    pub ports: Ports,
+    /// Whether the guest reaches what listens on the host's loopback addresses.
+    pub host_loopback: bool,
+}
+
 /// User-mode network address translation.
 pub struct Nat {
     addresses: Addresses,
+    host_loopback: bool,
+    inbound: Inbound,
     encoder: Encoder,
     resolver: Resolver,
     epoll: Epoll,
@@ -118,16 +142,22 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// A link with these addresses; `resolver` is the host's `/etc/resolv.conf`.
+    /// A link for a guest that takes this work.
     ///
     /// # Errors
     /// Where the system gives no `epoll`.
-    pub fn new(addresses: Addresses, resolver: PathBuf, offloads: Offloads) -> io::Result<Self> {
-        Ok(Self {
+    pub fn new(settings: Settings, offloads: Offloads) -> io::Result<Self> {
+        let Settings { addresses, resolver, ports, host_loopback } = settings;
+        let (epoll, inbound) = (Epoll::new()?, Inbound::new(ports));
+        let interest = EpollEvent::new(EventSet::IN, inbound::PORTS);
+        epoll.ctl(ControlOperation::Add, inbound.number(), interest)?;
+        let mut nat = Self {
             addresses,
+            host_loopback,
+            inbound,
             encoder: Encoder { guest: GUEST_MAC, gateway: GATEWAY_MAC, offloads },
             resolver: Resolver::new(resolver),
-            epoll: Epoll::new()?,
+            epoll,
             flows: HashMap::new(),
             connections: HashMap::new(),
             ports: HashMap::new(),
@@ -136,11 +166,14 @@ impl Nat {
             listed: VecDeque::new(),
             answers: VecDeque::new(),
             timers: Timers::default(),
-            next_id: FIRST_ID,
+            next_id: FIRST_ID + 1,
             random: RandomState::new(),
             scratch: vec![0; SCRATCH],
             frame: Vec::new(),
-        })
+        };
+        // Those of a guest whose driver starts anew.
+        nat.open_ports(Instant::now());
+        Ok(nat)
     }
 
     /// How many flows there are.
@@ -163,7 +196,9 @@ impl Nat {
         let interest =
             EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         self.epoll.ctl(ControlOperation::Add, number, EpollEvent::new(interest, id)).ok()?;
-        self.timers.set(id, flow.deadline());
+        if let Some(deadline) = flow.deadline() {
+            self.timers.set(id, deadline);
+        }
         self.flows.insert(id, flow);
         Some(id)
     }
@@ -180,7 +215,7 @@ impl Nat {
             }
             Some(Flow::Port(flow)) => _ = self.ports.remove(&flow.port),
             Some(Flow::Question(_)) => self.questions -= 1,
-            None => {}
+            Some(Flow::Door(_)) | None => {}
         }
         self.timers.remove(id);
     }
@@ -188,9 +223,12 @@ impl Nat {
     /// Looks at a flow again after something happened to it.
     fn settle(&mut self, id: u64) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        self.timers.set(id, flow.deadline());
+        if let Some(deadline) = flow.deadline() {
+            self.timers.set(id, deadline);
+        }
         let wants = match flow {
             Flow::Connection(connection) => connection.has_segment(&self.encoder),
+            Flow::Door(door) => door.readable,
             Flow::Port(flow) => flow.readable,
             Flow::Question(_) => false,
         };
@@ -324,6 +362,11 @@ impl Nat {
         self.answer([frame]);
     }
 
+    /// A sequence number to begin with that nobody can guess.
+    fn first_number(&self) -> u32 {
+        self.random.hash_one(self.next_id) as u32
+    }
+
     fn connect(&mut self, packet: &Packet<'_>, segment: &Segment<'_>, now: Instant) {
         let peer = match self.addresses.place(segment.destination.ip()) {
             Place::World => segment.destination,
@@ -334,7 +377,15 @@ impl Nat {
                 *server
             }
             Place::Gateway => return self.refuse(segment),
-            Place::Resolver | Place::Nowhere => {
+            Place::Host if self.host_loopback => {
+                // What is the guest's own on the host would come back without end.
+                let port = segment.destination.port();
+                if self.inbound.has((Transport::Tcp, port)) {
+                    return self.refuse(segment);
+                }
+                self.addresses.on_host(segment.destination)
+            }
+            Place::Host | Place::Resolver | Place::Nowhere => {
                 return self.unreachable(packet.source, packet.whole, PROHIBITED);
             }
         };
@@ -351,7 +402,7 @@ impl Nat {
         };
         let number = socket.as_raw_fd();
         let crowded = self.connections.len() >= CROWDED;
-        let first = self.random.hash_one(self.next_id) as u32;
+        let first = self.first_number();
         let quoted = packet.whole.get(..QUOTED).unwrap_or(packet.whole);
         let connection = Connection::new(segment, quoted, socket, first, crowded, now);
         let ends = (connection.guest, connection.peer);
@@ -411,11 +462,21 @@ impl Nat {
     ) {
         match self.addresses.place(destination.ip()) {
             Place::World => self.send(packet, Port::Udp(source), destination, data, now),
+            Place::Host if self.send_inbound(source, destination, data, now) => {}
+            Place::Host if self.host_loopback => {
+                if self.inbound.has((Transport::Udp, destination.port())) {
+                    return self.unreachable(packet.source, packet.whole, UNREACHABLE_PORT);
+                }
+                let destination = self.addresses.on_host(destination);
+                self.send(packet, Port::Udp(source), destination, data, now);
+            }
             Place::Gateway | Place::Resolver if destination.port() == DNS => {
                 self.question(source, destination, data, now);
             }
             Place::Gateway => self.unreachable(packet.source, packet.whole, UNREACHABLE_PORT),
-            Place::Resolver => self.unreachable(packet.source, packet.whole, PROHIBITED),
+            Place::Host | Place::Resolver => {
+                self.unreachable(packet.source, packet.whole, PROHIBITED);
+            }
             Place::Nowhere => {
                 // Groups and the link's own chatter are not answered.
                 if !is_group(destination.ip()) {
@@ -479,7 +540,7 @@ impl Nat {
                 // The system puts in an identifier of its own and the checksum.
                 self.send(packet, port, destination, packet.payload, now);
             }
-            Place::Gateway | Place::Resolver => {
+            Place::Gateway | Place::Host | Place::Resolver => {
                 let kind = if packet.source.is_ipv4() { 0 } else { 129 };
                 let echo = (identifier, icmp.number.get());
                 let (from, to) = (packet.destination, packet.source);
@@ -497,6 +558,13 @@ impl Nat {
     // ---- names ----
 
     fn question(&mut self, guest: SocketAddr, asked: SocketAddr, message: &[u8], now: Instant) {
+        if self.host_loopback {
+            let (host4, host6) = (self.addresses.host4, self.addresses.host6);
+            if let Some(answer) = dns::host_answer(message, host4, host6) {
+                let frame = self.encoder.udp(asked, guest, &answer);
+                return self.answer(frame);
+            }
+        }
         let servers = self.resolver.servers();
         let Some(mut question) = Question::new(guest, asked, message, servers, now) else { return };
         let free = self.questions < MAXIMUM_QUESTIONS;
@@ -557,8 +625,10 @@ impl Nat {
                 }
                 self.carry_out(id, verdict, false);
             }
+            Flow::Door(_) => self.enter(id, now),
             Flow::Port(flow) => {
-                let frame = flow.receive(&self.encoder, &mut self.scratch, now);
+                let host = self.host_loopback.then_some(&self.addresses);
+                let frame = flow.receive(&self.encoder, host, &mut self.scratch, now);
                 self.answer(frame);
                 self.settle(id);
             }
@@ -582,7 +652,14 @@ impl Link for Nat {
 
     fn event(&mut self, id: u64, events: EventSet) {
         let now = Instant::now();
+        if id == inbound::PORTS {
+            return self.open_ports(now);
+        }
         match self.flows.get_mut(&id) {
+            Some(Flow::Door(door)) => {
+                door.readable = true;
+                self.settle(id);
+            }
             Some(Flow::Connection(connection)) => {
                 let was_connecting = connection.is_connecting();
                 let verdict = connection.socket_event(events, now);
@@ -603,8 +680,13 @@ impl Link for Nat {
 
     fn expire(&mut self, now: Instant) {
         while let Some(id) = self.timers.pop(now) {
+            if id == inbound::PORTS {
+                self.open_ports(now);
+                continue;
+            }
+            let later = |flow: &&mut Flow| flow.deadline().filter(|deadline| *deadline > now);
             match self.flows.get_mut(&id) {
-                Some(flow) if flow.deadline() > now => self.timers.set(id, flow.deadline()),
+                Some(flow) if let Some(deadline) = later(&flow) => self.timers.set(id, deadline),
                 Some(Flow::Connection(connection)) => {
                     let was_connecting = connection.is_connecting();
                     let verdict = connection.expire(now);
@@ -612,7 +694,7 @@ impl Link for Nat {
                 }
                 Some(Flow::Port(_)) => self.remove(id),
                 Some(Flow::Question(_)) => self.answered(id, true, now),
-                None => {}
+                Some(Flow::Door(_)) | None => {}
             }
         }
     }

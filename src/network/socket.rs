@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Linger, TcpNoDelay};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
-    SockaddrStorage, connect, recvfrom, recvmsg, sendto, setsockopt, socket,
+    SockaddrStorage, bind, connect, recvfrom, recvmsg, sendto, setsockopt, socket,
 };
 
 /// The socket, and whether it is of IPv6.
@@ -60,6 +60,16 @@ impl Datagrams {
     /// The system's.
     pub fn udp(six: bool) -> io::Result<Self> {
         Self::with(six, None)
+    }
+
+    /// A socket for UDP at a port of this machine.
+    ///
+    /// # Errors
+    /// The system's: the port may be taken.
+    pub fn bind(place: SocketAddr) -> io::Result<Self> {
+        let socket = Self::udp(place.is_ipv6())?;
+        bind(socket.number(), &SockaddrStorage::from(place))?;
+        Ok(socket)
     }
 
     /// A socket for echoes.

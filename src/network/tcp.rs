@@ -33,6 +33,8 @@ const SHIFT: u8 = 3;
 const CONNECTING: Duration = Duration::from_secs(75);
 /// How long an acknowledgment may take; doubled at every repetition.
 const ACKNOWLEDGMENT: Duration = Duration::from_millis(400);
+/// How often the guest is called in vain: for some ten seconds.
+const MAXIMUM_CALLS: u32 = 4;
 /// How often a segment is repeated in vain.
 const MAXIMUM_REPETITIONS: u32 = 7;
 /// How long a silent connection is taken for alive before the guest is asked.
@@ -49,6 +51,8 @@ const MAXIMUM_SEGMENT: (usize, usize) = (536, 88);
 enum Phase {
     /// The host connects.
     Connecting,
+    /// The guest has to answer a call of the host's.
+    Calling,
     /// The guest has to acknowledge that it is connected.
     Answering,
     /// Both ways are open, or were.
@@ -197,6 +201,33 @@ impl Connection {
         }
     }
 
+    /// The host calls the guest: for somebody who is connected already, and whom the guest
+    /// is to know as `peer`.
+    pub fn calling(
+        (guest, peer): (SocketAddr, SocketAddr),
+        socket: TcpStream,
+        first: u32,
+        crowded: bool,
+        now: Instant,
+    ) -> Self {
+        let unknown = Segment {
+            source: guest,
+            destination: peer,
+            sequence: 0,
+            acknowledgment: 0,
+            flags: 0,
+            window: 0,
+            maximum: None,
+            scale: None,
+            data: &[],
+        };
+        let mut connection = Self::new(&unknown, &[], socket, first, crowded, now);
+        connection.phase = Phase::Calling;
+        connection.answer_due = true;
+        connection.deadline = now + ACKNOWLEDGMENT;
+        connection
+    }
+
     /// Whether the host still connects.
     pub fn is_connecting(&self) -> bool {
         self.phase == Phase::Connecting
@@ -340,8 +371,40 @@ impl Connection {
 
     // ---- the guest's side ----
 
+    /// The guest answers the call, or refuses it.
+    fn called(&mut self, segment: &Segment<'_>, now: Instant) -> Verdict {
+        let called = self.unacknowledged.wrapping_add(1);
+        if !segment.has(ACK) || segment.acknowledgment != called {
+            return Verdict::Continues;
+        }
+        if segment.has(RST) {
+            self.abort();
+            return Verdict::Over;
+        }
+        if segment.has(SYN) {
+            let (usual, smallest) = MAXIMUM_SEGMENT;
+            self.phase = Phase::Open;
+            self.answer_due = false;
+            (self.unacknowledged, self.next, self.highest) = (called, called, called);
+            self.recovery = called;
+            self.window = segment.window.into();
+            self.shift = segment.scale.unwrap_or(0);
+            self.scaled = segment.scale.is_some();
+            self.maximum = segment.maximum.map_or(usual, |value| usize::from(value).max(smallest));
+            self.expected = segment.sequence.wrapping_add(1);
+            self.announced = self.expected;
+            self.acknowledge = true;
+            self.repetitions = 0;
+            self.deadline = now + SILENCE;
+        }
+        Verdict::Continues
+    }
+
     /// A segment of the guest.
     pub fn segment(&mut self, segment: &Segment<'_>, now: Instant) -> Verdict {
+        if self.phase == Phase::Calling {
+            return self.called(segment, now);
+        }
         let offset = segment.sequence.wrapping_sub(self.expected);
         if segment.has(RST) {
             // Only one that is expected: RFC 5961 guards against guessed ones.
@@ -530,7 +593,7 @@ impl Connection {
     pub fn has_segment(&self, encoder: &Encoder) -> bool {
         match self.phase {
             Phase::Connecting => false,
-            Phase::Answering => self.answer_due,
+            Phase::Answering | Phase::Calling => self.answer_due,
             Phase::Open => {
                 let wants = self.readable && !self.drained;
                 self.acknowledge
@@ -550,7 +613,8 @@ impl Connection {
         deliver: &mut Deliver<'_>,
         now: Instant,
     ) -> (Given, Verdict) {
-        let answering = self.phase == Phase::Answering;
+        let calling = self.phase == Phase::Calling;
+        let answering = calling || self.phase == Phase::Answering;
         if !self.has_segment(encoder) {
             return (Given::Nothing, Verdict::Continues);
         }
@@ -576,7 +640,7 @@ impl Connection {
             }
             return (Given::Nothing, Verdict::Continues);
         }
-        let mut flags = ACK;
+        let mut flags = if calling { 0 } else { ACK };
         if answering {
             flags |= SYN;
         }
@@ -610,7 +674,7 @@ impl Connection {
             acknowledgment: self.expected,
             flags,
             window,
-            options: answering.then_some((largest, self.scaled.then_some(SHIFT))),
+            options: answering.then_some((largest, (calling || self.scaled).then_some(SHIFT))),
             maximum: self.maximum,
         };
         encoder.tcp(frame, &head, &[first, second]);
@@ -648,12 +712,16 @@ impl Connection {
         if self.phase == Phase::Connecting {
             return Verdict::Failed(ErrorKind::TimedOut);
         }
+        if self.phase == Phase::Calling && self.repetitions >= MAXIMUM_CALLS {
+            self.abort();
+            return Verdict::Over;
+        }
         if self.repetitions >= MAXIMUM_REPETITIONS {
             self.abort();
             return Verdict::Reset;
         }
         self.repetitions += 1;
-        if self.phase == Phase::Answering {
+        if matches!(self.phase, Phase::Answering | Phase::Calling) {
             self.answer_due = true;
             self.deadline = now + self.patience();
         } else if self.waits() {

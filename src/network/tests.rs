@@ -7,13 +7,20 @@ use proptest::prelude::*;
 
 use super::addresses::Addresses;
 use super::encode::{Encoder, Head};
-use super::nat::Nat;
+use super::nat::{Nat, Settings};
 use super::packet::{self, ETHERNET, OFFLOAD};
 use super::parse::{self, Content};
+use super::ports::Ports;
 use crate::devices::net::{Link as _, Offloads};
 
 fn nat() -> Nat {
-    Nat::new(Addresses::on([20, 224]), PathBuf::from("/nonexistent"), Offloads::default()).unwrap()
+    let settings = Settings {
+        addresses: Addresses::on([20, 224]),
+        resolver: PathBuf::from("/nonexistent"),
+        ports: Ports::new(|_| {}, Default::default()).unwrap(),
+        host_loopback: false,
+    };
+    Nat::new(settings, Offloads::default()).unwrap()
 }
 
 /// All frames for the guest.

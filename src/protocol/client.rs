@@ -7,11 +7,14 @@
 //! [`Streams::kinds`](super::session::Streams::kinds). The service answers with any number
 //! of [`Answer::Progress`] and [`Answer::Warning`], and one last answer.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::session::{Directory, ExitStatus, Input, Program, Streams};
 use crate::error::Failure;
+use crate::network::ports::Forwarded;
 
 /// The first frame of a command: the build, so that a command never talks to a service
 /// of another version.
@@ -33,6 +36,15 @@ pub struct Welcome {
 /// What a command asks of the service.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Request {
+    /// Make a running distro's disk longer, and its file system with it.
+    Grow {
+        /// Which.
+        distro: Uuid,
+        /// In bytes.
+        size: u64,
+    },
+    /// Attach a disk of the user's. Answered with [`Answer::Mounted`].
+    Mount(Mount),
     /// Run one command; the connection then carries [`Input`] frames to the service.
     Run(Run),
     /// End the VM with all distros, then the service.
@@ -49,6 +61,54 @@ pub enum Request {
     Terminate {
         /// Which.
         distro: Uuid,
+    },
+    /// Let go of a disk of the user's, or of all.
+    Unmount {
+        /// The disk, absolute.
+        path: Option<PathBuf>,
+    },
+}
+
+/// A disk of the user's.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Mount {
+    /// The image or the device, absolute.
+    pub path: PathBuf,
+    /// As the user named it.
+    pub shown: PathBuf,
+    /// It may be a regular file.
+    pub vhd: bool,
+    /// What to mount of it; nothing where absent.
+    pub mount: Option<MountPart>,
+}
+
+/// What to mount of a disk.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MountPart {
+    /// The name of the directory in `/mnt/wsl`; made of the path where absent.
+    pub name: Option<String>,
+    /// The number of the partition; the whole disk where absent.
+    pub partition: Option<u32>,
+    /// The file system; looked for where absent.
+    pub kind: Option<String>,
+    /// Mount options, separated by commas.
+    pub options: String,
+}
+
+/// What became of a disk that is attached.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Mounted {
+    /// It is mounted in the directory of that name in `/mnt/wsl`.
+    At {
+        /// The name.
+        name: String,
+    },
+    /// It is attached, as was asked for.
+    Bare,
+    /// It could not be mounted.
+    Not {
+        /// The step that failed, and the system's reason.
+        reason: String,
     },
 }
 
@@ -81,6 +141,8 @@ pub enum Answer {
     Exited(ExitStatus),
     /// The request failed.
     Failed(Failure),
+    /// The disk is attached.
+    Mounted(Mounted),
     /// Long work goes on.
     Progress(Progress),
     /// The session's command runs.
@@ -111,6 +173,8 @@ pub struct Status {
     pub machine: Option<Machine>,
     /// The running distros.
     pub distros: Vec<RunningDistro>,
+    /// The ports on which version 2's listen.
+    pub ports: Vec<Forwarded>,
 }
 
 /// The running VM.

@@ -47,6 +47,20 @@ pub struct Envelope {
 pub enum Request {
     /// First of all, once: time, entropy, modules.
     Configure(Configure),
+    /// Let a running distro's file system grow to its disk, which has become longer.
+    GrowDistro {
+        /// Which.
+        distro: Uuid,
+    },
+    /// Wait for an attached disk of the user's, and mount what is asked for of it.
+    MountDisk(MountDisk),
+    /// Unmount a disk of the user's and let go of it. Answered when it can be detached.
+    UnmountDisk {
+        /// Its logical unit.
+        lun: u16,
+        /// The names that it is mounted under.
+        names: Vec<String>,
+    },
     /// Flush everything to the disks and power the machine off. Never answered.
     PowerOff,
     /// Look what the distro is used for beside its sessions. Answered with one text for each
@@ -84,6 +98,28 @@ pub struct Configure {
     pub network: Option<Network>,
 }
 
+/// A disk of the user's.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MountDisk {
+    /// Its logical unit.
+    pub lun: u16,
+    /// What to mount; nothing where absent.
+    pub mount: Option<Mount>,
+}
+
+/// What to mount of a disk, and where.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Mount {
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: String,
+    /// The number of the partition; the whole disk where absent.
+    pub partition: Option<u32>,
+    /// The file system; looked for where absent.
+    pub kind: Option<String>,
+    /// Mount options, separated by commas.
+    pub options: String,
+}
+
 /// How the machine's interface is set up.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Network {
@@ -93,8 +129,17 @@ pub struct Network {
     pub gateway4: Ipv4Addr,
     /// The length of the link's prefix.
     pub prefix4: u8,
-    /// The same for IPv6, where the host has a way out: address, gateway, prefix.
-    pub six: Option<(Ipv6Addr, Ipv6Addr, u8)>,
+    /// The machine's address of IPv6.
+    pub guest6: Ipv6Addr,
+    /// Its way out.
+    pub gateway6: Ipv6Addr,
+    /// The length of the link's prefix.
+    pub prefix6: u8,
+    /// Whether there is a way out by IPv6: the host has one.
+    pub routes6: bool,
+    /// What stands for the host, by both versions of IP, where ports that distros listen on
+    /// are the host's too.
+    pub caller: Option<(Ipv4Addr, Ipv6Addr)>,
     /// Where names are asked for.
     pub resolver: IpAddr,
     /// The suffixes for short names, separated by spaces.
@@ -153,6 +198,13 @@ pub enum Event {
         /// Which.
         distro: Uuid,
     },
+    /// A distro's socket begins to listen.
+    PortOpened(Listener),
+    /// One that was told of does not listen any more.
+    PortClosed {
+        /// [`Listener::socket`].
+        socket: u64,
+    },
     /// Sent once, first.
     Hello {
         /// [`VERSION`].
@@ -167,6 +219,33 @@ pub enum Event {
         /// Warnings for the user, or why it failed.
         result: Result<Vec<String>, GuestError>,
     },
+}
+
+/// A socket of a distro that listens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Listener {
+    /// Its number, unique within one VM's life.
+    pub socket: u64,
+    /// Whose it is.
+    pub distro: Uuid,
+    /// By what it is reached.
+    pub transport: Transport,
+    /// Where it listens.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The name of the process that bound it, where it is known.
+    pub process: Option<String>,
+}
+
+/// What carries bytes to a port.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 /// Why init could not do what it was asked.

@@ -43,6 +43,8 @@ pub fn adopt(
             base_path: base.to_owned(),
             disk: name.to_owned(),
             leftover: None,
+            elsewhere: None,
+            reserved: false,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,

@@ -1,4 +1,5 @@
-//! A distro on its way from one version to the other.
+//! A distro on its way from one root to another: of the other version, of a snapshot, of
+//! another size.
 //!
 //! The old root stays what it is until the new one is complete and on the disk; one
 //! replacement of the registry then changes what the distro is. The record names what is
@@ -6,16 +7,19 @@
 //! that whoever comes after a kill can tell them apart and clears the right one away.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::distro::{partial, root_name};
 use super::installation::clear_abandoned;
-use super::lock::{failed, lock_root, make_root};
+use super::lock::{failed, is_locked, lock_root, make_root};
 use super::removal::delete_root;
 use super::{Distro, Registry, RegistryError, update};
 use crate::config::paths::Paths;
+
+/// The name of a root directory that takes the place of one of the usual name.
+const SECOND_DIRECTORY: &str = "rootfs-2";
 
 /// A distro being converted. Dropped unfinished, it leaves the distro as it was.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Conversion {
     /// As it was.
     record: Distro,
     version: u32,
+    /// The new root's name; that of the old one where a file takes its place.
+    name: String,
     /// The lock of the old root.
     old: File,
     /// The new root, locked.
@@ -38,26 +44,52 @@ impl Conversion {
     /// Where there is no such distro, it has that version already, it is in use, or
     /// something of the new root's name is there.
     pub fn begin(paths: &Paths, id: Uuid, version: u32) -> Result<Self, RegistryError> {
+        Self::begin_as(paths, id, |record| {
+            if record.version == version {
+                return Err(RegistryError::SameVersion { name: record.name.clone(), version });
+            }
+            Ok((version, root_name(version).to_owned()))
+        })
+    }
+
+    /// The same for a root of any version: a disk of the name `disk` (version 2), or a
+    /// directory where there is none. A disk of the name that the old one has takes its
+    /// place.
+    ///
+    /// # Errors
+    /// As [`Conversion::begin`].
+    pub fn replace(paths: &Paths, id: Uuid, disk: Option<&str>) -> Result<Self, RegistryError> {
+        Self::begin_as(paths, id, |record| {
+            Ok(match disk {
+                Some(name) => (2, name.to_owned()),
+                None if record.disk == root_name(1) => (1, SECOND_DIRECTORY.to_owned()),
+                None => (1, root_name(1).to_owned()),
+            })
+        })
+    }
+
+    fn begin_as(
+        paths: &Paths,
+        id: Uuid,
+        choose: impl FnOnce(&Distro) -> Result<(u32, String), RegistryError>,
+    ) -> Result<Self, RegistryError> {
         update(paths, |registry| {
             clear_abandoned(registry, paths);
             let record = registry.by_id(id)?.clone();
-            if record.version == version {
-                return Err(RegistryError::SameVersion { name: record.name, version });
-            }
+            let (version, name) = choose(&record)?;
             let old = lock_root(&record.disk_path())?;
-            let name = root_name(version);
-            let new = record.base_path.join(name);
-            if new.symlink_metadata().is_ok() {
+            let new = record.base_path.join(&name);
+            if name != record.disk && new.symlink_metadata().is_ok() {
                 return Err(RegistryError::DiskExists { path: new });
             }
             if version == 1 {
                 super::installation::make_private(&record.base_path)?;
             }
-            let new = make_root(&record.base_path.join(partial(name)), version == 1)?;
+            let new = make_root(&record.base_path.join(partial(&name)), version == 1)?;
             if let Some(record) = registry.record(id) {
-                record.leftover = Some(name.to_owned());
+                record.leftover = Some(name.clone());
             }
-            Ok(Self { paths: paths.clone(), record, version, old, new, finished: false })
+            Ok(Self { paths: paths.clone(), record, version, name, old, new, finished: false })
         })
     }
 
@@ -82,7 +114,7 @@ impl Conversion {
     /// Its path.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.record.base_path.join(partial(root_name(self.version)))
+        self.record.base_path.join(partial(&self.name))
     }
 
     /// Makes the new root the distro's and deletes the old one; one that cannot be deleted
@@ -90,23 +122,36 @@ impl Conversion {
     ///
     /// # Errors
     /// Where a file cannot be written. The distro is then as it was.
-    pub fn finish(mut self) -> Result<Distro, RegistryError> {
+    pub fn finish(self) -> Result<Distro, RegistryError> {
+        self.finish_with(|_| {})
+    }
+
+    /// The same, with whatever else changes of the record.
+    ///
+    /// # Errors
+    /// As [`Conversion::finish`].
+    pub fn finish_with(
+        mut self,
+        change: impl FnOnce(&mut Distro),
+    ) -> Result<Distro, RegistryError> {
         let path = self.path();
-        let name = root_name(self.version);
+        let name = self.name.clone();
         self.new.sync_all().map_err(|source| failed("write", &path, source))?;
         let id = self.record.id;
         let record = update::<_, RegistryError>(&self.paths, |registry| {
             let record = registry.record(id).ok_or(RegistryError::NotFound)?;
-            let new = record.base_path.join(name);
+            let new = record.base_path.join(&name);
             fs::rename(&path, &new)
                 .and_then(|()| File::open(&record.base_path)?.sync_all())
                 .map_err(|source| failed("create", &new, source))?;
             record.version = self.version;
-            record.leftover = Some(std::mem::replace(&mut record.disk, name.to_owned()));
+            let old = std::mem::replace(&mut record.disk, name);
+            record.leftover = Some(old).filter(|old| *old != record.disk);
+            change(record);
             Ok(record.clone())
         })?;
         self.finished = true;
-        if delete_root(&self.record.disk_path()).is_ok() {
+        if record.leftover.is_some() && delete_root(&self.record.disk_path()).is_ok() {
             // Else it is deleted again, which is no harm.
             let _ = update::<_, RegistryError>(&self.paths, |registry| {
                 forget_leftover(registry, id);
@@ -118,8 +163,8 @@ impl Conversion {
 
     /// What undoes this conversion when the process is told to end.
     pub fn undo(&self) -> impl FnOnce() + Send + 'static {
-        let (paths, record, version) = (self.paths.clone(), self.record.clone(), self.version);
-        move || undo(&paths, &record, version)
+        let (paths, record, name) = (self.paths.clone(), self.record.clone(), self.name.clone());
+        move || undo(&paths, &record, &name)
     }
 }
 
@@ -136,19 +181,31 @@ impl Conversion {
 impl Drop for Conversion {
     fn drop(&mut self) {
         if !self.finished {
-            undo(&self.paths, &self.record, self.version);
+            undo(&self.paths, &self.record, &self.name);
+        }
+    }
+}
+
+/// Deletes what a conversion of a distro in that directory made and was killed before it was
+/// recorded.
+pub(super) fn clear_strays(distro: &Distro, directory: &Path) {
+    for name in [root_name(1), SECOND_DIRECTORY, root_name(2), distro.disk.as_str()] {
+        let path = directory.join(partial(name));
+        if path.symlink_metadata().is_ok() && !is_locked(&path) {
+            let _ = delete_root(&path);
         }
     }
 }
 
 /// Takes back a conversion that has not happened.
-fn undo(paths: &Paths, record: &Distro, version: u32) {
+fn undo(paths: &Paths, record: &Distro, name: &str) {
     let _ = update::<_, RegistryError>(paths, |registry| {
-        let unchanged = registry.by_id(record.id).is_ok_and(|now| now.version == record.version);
+        let unchanged = registry.by_id(record.id).is_ok_and(|now| now.disk == record.disk);
         if unchanged {
-            let name = root_name(version);
             delete_root(&record.base_path.join(partial(name)))?;
-            delete_root(&record.base_path.join(name))?;
+            if name != record.disk {
+                delete_root(&record.base_path.join(name))?;
+            }
             forget_leftover(registry, record.id);
         }
         Ok(())

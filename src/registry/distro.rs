@@ -14,6 +14,9 @@ const DISK: &str = "ext4.img";
 /// The name of a version 1 distro's root directory.
 const DIRECTORY: &str = "rootfs";
 
+/// The name of the directory with a distro's snapshots.
+pub(super) const SNAPSHOTS: &str = "wslr-snapshots";
+
 /// The longest name, in bytes.
 const MAXIMUM_NAME: usize = 256;
 
@@ -35,6 +38,14 @@ pub struct Distro {
     /// conversion; it is no part of the distro and may be deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leftover: Option<String>,
+    /// The directory that it is being moved to, or was moved from. Where `base_path` has no
+    /// root and this one has, the move has happened; else what it has of the distro's is no
+    /// part of it and may be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<PathBuf>,
+    /// All blocks of its disk are reserved on the host, and stay so: nothing is given back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reserved: bool,
     /// Whether it can be used.
     pub state: State,
     /// The user that commands run as where none is named.
@@ -101,6 +112,22 @@ impl Distro {
     #[must_use]
     pub fn partial_disk_path(&self) -> PathBuf {
         self.base_path.join(partial(&self.disk))
+    }
+
+    /// The directory with its snapshots.
+    #[must_use]
+    pub fn snapshots_path(&self) -> PathBuf {
+        self.base_path.join(SNAPSHOTS)
+    }
+
+    /// Takes a move that was interrupted for done where it was.
+    pub(super) fn settle(&mut self) {
+        if let Some(elsewhere) = &mut self.elsewhere
+            && self.base_path.join(&self.disk).symlink_metadata().is_err()
+            && elsewhere.join(&self.disk).symlink_metadata().is_ok()
+        {
+            std::mem::swap(&mut self.base_path, elsewhere);
+        }
     }
 }
 

@@ -78,6 +78,24 @@ pub enum RegistryError {
         /// Its version.
         version: u32,
     },
+    /// A snapshot of a name that one has.
+    #[error("a snapshot with the name '{name}' already exists")]
+    SnapshotExists {
+        /// The name.
+        name: String,
+    },
+    /// A name that no snapshot can have.
+    #[error("invalid snapshot name: \"{name}\"")]
+    SnapshotName {
+        /// As asked for.
+        name: String,
+    },
+    /// No snapshot of that name.
+    #[error("there is no snapshot with the name '{name}'")]
+    SnapshotNotFound {
+        /// As asked for.
+        name: String,
+    },
     /// A root directory cannot be deleted.
     #[error("cannot delete '{}'", path.display())]
     Tree {
@@ -104,6 +122,9 @@ impl Diagnose for RegistryError {
             Self::NoDefault => "WSL_E_DEFAULT_DISTRO_NOT_FOUND",
             Self::NotFound => "WSL_E_DISTRO_NOT_FOUND",
             Self::SameVersion { .. } => "WSL_E_VM_MODE_INVALID_STATE",
+            Self::SnapshotExists { .. } => "ERROR_ALREADY_EXISTS",
+            Self::SnapshotName { .. } => "E_INVALIDARG",
+            Self::SnapshotNotFound { .. } => "ERROR_NOT_FOUND",
             Self::Tree { source, .. } => source.code(),
         }
     }
@@ -129,6 +150,16 @@ impl Diagnose for RegistryError {
                 }
                 _ => return None,
             },
+            Self::SnapshotExists { .. } => {
+                "'wslr --manage NAME --delete-snapshot SNAPSHOT' deletes one".to_owned()
+            }
+            Self::SnapshotName { .. } => {
+                "a name has up to 256 letters, digits, '.', '_' and '-', and no '.' in front"
+                    .to_owned()
+            }
+            Self::SnapshotNotFound { .. } => {
+                "'wslr --manage NAME --list-snapshots' shows them".to_owned()
+            }
             Self::InUse { .. } | Self::SameVersion { .. } => return None,
             Self::Tree { source, .. } => return source.hint(),
         })

@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 use uuid::Uuid;
 
-use super::distro::{partial, root_name};
+use super::conversion::clear_strays;
+use super::distro::{SNAPSHOTS, partial, root_name};
 use super::lock::{failed, is_locked, make_root};
+use super::relocation::clear_elsewhere;
 use super::removal::{delete_disk, delete_root, remove_directory, roots};
+use super::snapshots::clear_snapshots;
 use super::{Distro, Registry, RegistryError, State, check_name, update};
 use crate::config::paths::Paths;
 
@@ -110,6 +113,13 @@ impl Installation {
         self.record.id
     }
 
+    /// Lets the distro be used as another one is: by the same user, set up as far.
+    pub fn inherit(&mut self, from: &Distro) {
+        self.record.default_uid = from.default_uid;
+        self.record.run_oobe = from.run_oobe;
+        self.record.other = from.other.clone();
+    }
+
     /// Makes the distro usable: its root is complete and gets its final name. The first
     /// distro, and one that meets a dangling default, becomes the default (B040).
     ///
@@ -136,6 +146,9 @@ impl Installation {
             let record = registry.record(id).ok_or(RegistryError::NotFound)?;
             record.name = name;
             record.state = State::Installed;
+            record.default_uid = self.record.default_uid;
+            record.run_oobe = self.record.run_oobe;
+            record.other = self.record.other.clone();
             record.flavor = details.flavor;
             record.os_version = details.os_version;
             record.configured = details.packages == 0;
@@ -193,6 +206,8 @@ fn reserve(
         base_path: base,
         disk: plan.disk.clone().unwrap_or_else(|| root_name(version).to_owned()),
         leftover: None,
+        elsewhere: None,
+        reserved: false,
         state: State::Installing,
         default_uid: 0,
         run_oobe: !plan.is_import,
@@ -202,7 +217,7 @@ fn reserve(
         packages: 0,
         other: Map::new(),
     };
-    for name in [record.disk.as_str(), "ext4.vhdx"] {
+    for name in [record.disk.as_str(), "ext4.vhdx", SNAPSHOTS] {
         let disk = record.base_path.join(name);
         if disk.symlink_metadata().is_ok() {
             return Err(RegistryError::DiskExists { path: disk });
@@ -229,6 +244,11 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
     registry.distros.retain(|distro| !distro.is_abandoned() || delete_disk(distro).is_err());
     for distro in &mut registry.distros {
         clear_leftover(distro);
+        if distro.state == State::Installed && distro.leftover.is_none() {
+            clear_strays(distro, &distro.base_path);
+        }
+        clear_elsewhere(distro);
+        clear_snapshots(distro);
     }
     // A directory that never came to a record.
     let Ok(directories) = fs::read_dir(paths.distros()) else { return };
@@ -247,12 +267,17 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
 /// Deletes what a conversion left that does not live any more.
 fn clear_leftover(distro: &mut Distro) {
     let Some(name) = &distro.leftover else { return };
-    let both = [partial(name), name.clone()].map(|name| distro.base_path.join(name));
+    let mut left = vec![partial(name)];
+    // A file that was to take the root's place has its name.
+    if *name != distro.disk {
+        left.push(name.clone());
+    }
+    let left: Vec<PathBuf> = left.iter().map(|name| distro.base_path.join(name)).collect();
     // A conversion holds one of them until the record is right.
-    if both.iter().any(|path| is_locked(path)) || *name == distro.disk {
+    if left.iter().any(|path| is_locked(path)) {
         return;
     }
-    if both.iter().all(|path| delete_root(path).is_ok()) {
+    if left.iter().all(|path| delete_root(path).is_ok()) {
         distro.leftover = None;
     }
 }
@@ -614,6 +639,19 @@ mod tests {
         ));
         remove(&home.paths, distro.id).unwrap();
         assert!(distro.base_path.join("rootfs/mine").exists());
+    }
+
+    #[test]
+    fn what_a_conversion_made_before_it_was_recorded_is_cleared() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let stray = distro.base_path.join("rootfs-2.partial");
+        fs::create_dir(&stray).unwrap();
+        home.install("Other");
+        assert!(!stray.exists());
+        fs::create_dir(&stray).unwrap();
+        remove(&home.paths, distro.id).unwrap();
+        assert!(!distro.base_path.exists());
     }
 
     #[test]

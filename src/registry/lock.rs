@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::RegistryError;
@@ -15,8 +15,21 @@ use super::RegistryError;
 /// # Errors
 /// [`RegistryError::InUse`], and where it cannot be opened.
 pub fn lock_root(path: &Path) -> Result<File, RegistryError> {
-    let file = File::open(path).map_err(|source| failed("open", path, source))?;
-    lock(file, path)
+    let file = lock(File::open(path).map_err(|source| failed("open", path, source))?, path)?;
+    if is_at(&file, path) {
+        return Ok(file);
+    }
+    // It was replaced between the two steps.
+    Err(RegistryError::InUse { path: path.to_owned() })
+}
+
+/// Whether an open root is still what a path leads to: another one may have taken its
+/// place while it was waited for.
+pub fn is_at(root: &File, path: &Path) -> bool {
+    match (root.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
+        _ => false,
+    }
 }
 
 /// Makes and locks what a new root is written to, empty: a directory or a file. What an

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::conversion::clear_strays;
 use super::distro::partial;
 use super::lock::{failed, lock_root};
+use super::relocation::delete_elsewhere;
 use super::{Distro, RegistryError, State, update};
 use crate::config::paths::Paths;
 use crate::namespaces::user::Mapping;
@@ -56,14 +58,15 @@ pub(super) fn roots(distro: &Distro) -> Vec<PathBuf> {
     names.into_iter().flatten().flat_map(both).map(|name| distro.base_path.join(name)).collect()
 }
 
-/// Deletes the root, complete or not, what a conversion left, and the directory where
-/// that is then empty.
+/// Deletes the root, complete or not, with its snapshots, what a conversion or a move left,
+/// and the directory where that is then empty.
 pub(super) fn delete_disk(distro: &Distro) -> Result<(), RegistryError> {
-    for path in roots(distro) {
+    for path in roots(distro).into_iter().chain([distro.snapshots_path()]) {
         delete_root(&path)?;
     }
+    clear_strays(distro, &distro.base_path);
     remove_directory(&distro.base_path);
-    Ok(())
+    delete_elsewhere(distro)
 }
 
 /// Deletes a disk or a root directory, if it is there.

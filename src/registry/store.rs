@@ -58,7 +58,7 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(RegistryError::Io { action: "read", path, source }),
         };
-        let registry: Self = serde_json::from_slice(&bytes).map_err(|error| {
+        let mut registry: Self = serde_json::from_slice(&bytes).map_err(|error| {
             let text = error.to_string();
             let reason = text.split(" at line ").next().unwrap_or_default().to_owned();
             RegistryError::Damaged { path: path.clone(), line: error.line(), reason }
@@ -66,6 +66,7 @@ impl Registry {
         if registry.version > VERSION {
             return Err(RegistryError::Newer { path, version: registry.version, known: VERSION });
         }
+        registry.distros.iter_mut().for_each(Distro::settle);
         Ok(registry)
     }
 
@@ -186,6 +187,8 @@ mod tests {
             base_path: "/nowhere".into(),
             disk: "ext4.img".to_owned(),
             leftover: None,
+            elsewhere: None,
+            reserved: false,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,

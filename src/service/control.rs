@@ -101,9 +101,7 @@ impl Control {
                 kernel.chars().filter(char::is_ascii_graphic).take(RELEASE_LIMIT).collect()
             }
             Event::Hello { version, .. } => return Err(ControlError::Version { theirs: version }),
-            Event::Described { .. } | Event::DistroExited { .. } | Event::Reply { .. } => {
-                return Err(ControlError::Version { theirs: 0 });
-            }
+            _ => return Err(ControlError::Version { theirs: 0 }),
         };
         stream.set_read_timeout(None).map_err(lost)?;
         stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(lost)?;
@@ -150,7 +148,7 @@ impl Control {
         self.send(&Envelope { id, request: Request::PowerOff })
     }
 
-    /// Distributes answers, and reports what distros do by themselves, until the channel ends.
+    /// Distributes answers and reports everything else, until the channel ends.
     pub fn serve(&self, mut reader: UnixStream, report: impl Fn(Event)) -> FrameError {
         let end = loop {
             match frame::read::<Event>(&mut reader) {
@@ -161,10 +159,8 @@ impl Control {
                         let _ = sender.try_send(result);
                     }
                 }
-                Ok(event @ (Event::Described { .. } | Event::DistroExited { .. })) => {
-                    report(event);
-                }
                 Ok(Event::Hello { .. }) => {}
+                Ok(event) => report(event),
                 Err(error) => break error,
             }
         };
@@ -185,6 +181,9 @@ impl Control {
 fn action(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "take its configuration",
+        Request::GrowDistro { .. } => "grow the disk",
+        Request::MountDisk(_) => "mount the disk",
+        Request::UnmountDisk { .. } => "unmount the disk",
         Request::Look { .. } => "look what the distribution is used for",
         Request::PowerOff => "power off",
         Request::SetTime { .. } => "set its clock",

@@ -14,18 +14,28 @@ use super::configure;
 use super::control::ControlError;
 use super::error::ServiceError;
 use super::log;
-use super::machine::{Kind, Storage};
+use super::machine::{Kind, Storage, Use};
 use super::supervisor::Supervisor;
 use super::vm::Vm;
 use crate::config::paths::Paths;
 use crate::config::{hostname, time_zone};
+use crate::disk::Format;
+use crate::disk::raw::Raw;
 use crate::error::Failure;
+use crate::ext4::reader::Image;
 use crate::image::observer;
 use crate::protocol::guest::{GuestError, Request, Root, StartDistro};
 use crate::registry::{self, Distro, Registry, RegistryError};
+use crate::storage;
 
 /// The contexts of a failed start in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance";
+
+/// How long giving the space of a stopped distro back may take: others may wait for it.
+const TRIM_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a file system may take to grow: it writes little for each group.
+const GROW_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a guest's init may take to answer that it lives.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
@@ -54,9 +64,11 @@ fn bring_up(
     let record = find(&supervisor.paths, id)?;
     log(format_args!("distro {id} starts: '{}'", record.name));
     let kind = Kind::of(&record);
-    let storage =
-        open(&record.disk_path(), kind).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let storage = open(&record.disk_path(), kind, record.reserved)
+        .map_err(|error| Failure::new("Wsl/Service", &error))?;
+    let state = state_warning(&storage, kind);
     let (vm, mut warnings) = supervisor.machine(id, kind)?;
+    warnings.extend(state);
     let stopped = || {
         let error = ServiceError::Stopped { name: record.name.clone() };
         vm.end().cloned().unwrap_or_else(|| Failure::new("Wsl/Service", &error))
@@ -114,6 +126,26 @@ pub fn stop(
     attempt.finish(Ok(Vec::new()));
 }
 
+/// Makes a running distro's disk longer, and its file system with it (B093).
+///
+/// # Errors
+/// Where it does not run in a virtual machine, shorter is asked for, the disk's format has
+/// its length in it, or the guest does not grow it.
+pub fn grow(supervisor: &Arc<Supervisor>, id: Uuid, size: u64) -> Result<(), Failure> {
+    let record = find(&supervisor.paths, id)?;
+    let place = supervisor.place(id).filter(|(vm, _)| vm.kind == Kind::Virtual);
+    let Some((vm, root)) = place else {
+        let error = ServiceError::Stopped { name: record.name };
+        return Err(Failure::new("Wsl/Service", &error));
+    };
+    storage::grow_running(&record, size).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    vm.machine.measure_again(&root).map_err(|error| Failure::new("Wsl/Service", &error))?;
+    vm.control
+        .request(Request::GrowDistro { distro: id }, GROW_LIMIT)
+        .map(drop)
+        .map_err(|error| vm.failure("Wsl/Service", &error))
+}
+
 /// What the distro is used for beside its sessions; nothing where that cannot be told.
 pub fn uses(vm: &Vm, id: Uuid) -> Vec<String> {
     let uses = vm.control.request(Request::Look { distro: id }, LOOK_LIMIT).unwrap_or_default();
@@ -130,6 +162,7 @@ pub fn release(
     attempt: &Arc<Attempt>,
 ) {
     let _ = vm.machine.detach(root);
+    give_back(supervisor, id, vm.kind);
     supervisor.discard(id, attempt);
     attempt.finish(Ok(Vec::new()));
 }
@@ -161,6 +194,7 @@ fn take_down(supervisor: &Arc<Supervisor>, id: Uuid, vm: &Arc<Vm>, root: &Root) 
     if let Err(error) = vm.machine.detach(root) {
         log(format_args!("distro {id}: {error}"));
     }
+    give_back(supervisor, id, vm.kind);
 }
 
 /// The registered distro of that id.
@@ -208,7 +242,7 @@ pub fn describe(paths: &Paths, id: Uuid, flavor: String, os_version: String) {
 
 /// Opens a distro's disk, or its directory, for this process alone. The lock lives as long
 /// as the file is open.
-fn open(path: &Path, kind: Kind) -> Result<Storage, ServiceError> {
+fn open(path: &Path, kind: Kind, reserved: bool) -> Result<Storage, ServiceError> {
     let failed = |source| ServiceError::Disk { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     match kind {
@@ -217,9 +251,39 @@ fn open(path: &Path, kind: Kind) -> Result<Storage, ServiceError> {
     };
     let file = options.open(path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(Storage { path: path.to_owned(), file }),
+        Ok(()) if registry::is_at(&file, path) => {
+            Ok(Storage { path: path.to_owned(), file, usage: Use::Root { reserved } })
+        }
+        // Another root has taken its place.
+        Ok(()) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
         Err(TryLockError::WouldBlock) => Err(ServiceError::DiskInUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// What the user is to know of a disk before it is mounted: the kernel would go on using a
+/// file system in which it has met errors.
+fn state_warning(storage: &Storage, kind: Kind) -> Option<String> {
+    if kind != Kind::Virtual || Format::of(&storage.path) != Format::Raw {
+        return None;
+    }
+    let disk = Raw::new(storage.file.try_clone().ok()?);
+    Image::examine(&disk).ok().filter(|health| health.has_errors)?;
+    let path = storage.path.display();
+    Some(format!("the disk '{path}' has errors: stop the distribution and run 'e2fsck -f' on it"))
+}
+
+/// Gives the space that a stopped distro's disk has free back to the host: most of it came
+/// back when it was deleted, but not what a disk from elsewhere brought along.
+fn give_back(supervisor: &Supervisor, id: Uuid, kind: Kind) {
+    if kind != Kind::Virtual {
+        return;
+    }
+    let Ok(record) = find(&supervisor.paths, id) else { return };
+    match storage::trim(&record, TRIM_LIMIT) {
+        Ok(0) => {}
+        Ok(bytes) => log(format_args!("distro {id}: {bytes} bytes of its disk came back")),
+        Err(error) => log(format_args!("distro {id}: its disk is not trimmed: {error}")),
     }
 }
 
@@ -237,11 +301,11 @@ mod tests {
     fn a_disk_is_used_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ext4.img");
-        assert!(matches!(open(&path, Kind::Virtual), Err(ServiceError::Disk { .. })));
+        assert!(matches!(open(&path, Kind::Virtual, false), Err(ServiceError::Disk { .. })));
         std::fs::write(&path, b"").unwrap();
-        let first = open(&path, Kind::Virtual).unwrap();
-        assert!(matches!(open(&path, Kind::Virtual), Err(ServiceError::DiskInUse { .. })));
+        let first = open(&path, Kind::Virtual, false).unwrap();
+        assert!(matches!(open(&path, Kind::Virtual, false), Err(ServiceError::DiskInUse { .. })));
         drop(first);
-        open(&path, Kind::Virtual).unwrap();
+        open(&path, Kind::Virtual, false).unwrap();
     }
 }

@@ -17,6 +17,8 @@ use std::time::Duration;
 use crate::config::wslconfig::WslConfig;
 use crate::disk::DiskError;
 use crate::error::{Diagnose, Failure};
+use crate::ext4::reader::ReadError;
+use crate::network::ports::Ports;
 use crate::protocol::guest::{Network, Root};
 use crate::protocol::session::{Session, StreamKind};
 use crate::registry::Distro;
@@ -37,6 +39,14 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// Where they are not attached.
     fn detach(&self, root: &Root) -> Result<(), MachineError>;
+
+    /// Tells the guest how long an attached disk is, which has become longer.
+    ///
+    /// # Errors
+    /// Where it is not attached, or there are no disks here.
+    fn measure_again(&self, root: &Root) -> Result<(), MachineError> {
+        Err(MachineError::NotAttached { root: root.clone() })
+    }
 
     /// Gives the guest a session: its control stream, and one stream for each of its
     /// [`kinds`](crate::protocol::session::Streams::kinds). A guest that refuses shows as
@@ -73,6 +83,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
     /// How the guest sets its network up, where the machine has one of its own.
     fn network(&self) -> Option<Network> {
+        None
+    }
+
+    /// The ports that its distros listen on, where they are made the host's.
+    fn ports(&self) -> Option<&Ports> {
         None
     }
 
@@ -119,6 +134,23 @@ pub struct Storage {
     pub path: PathBuf,
     /// The same, open and locked.
     pub file: File,
+    /// What they are used for.
+    pub usage: Use,
+}
+
+/// What files are used for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Use {
+    /// The root of a distro.
+    Root {
+        /// All space of the disk is reserved, and none is given back.
+        reserved: bool,
+    },
+    /// A disk of the user's, whatever is on it.
+    Own {
+        /// It must not be written.
+        read_only: bool,
+    },
 }
 
 /// What a machine has of its own.
@@ -151,6 +183,9 @@ pub enum MachineError {
     /// The distro's disk cannot be opened.
     #[error("cannot use the distribution's disk: {0}")]
     Disk(#[from] DiskError),
+    /// The distro's disk has no file system that could be mounted (B052).
+    #[error(transparent)]
+    FileSystem(#[from] ReadError),
     /// The guest did not call within the time.
     #[error("the virtual machine did not start within {limit:?}")]
     BootTimeout {
@@ -189,6 +224,7 @@ impl Diagnose for MachineError {
             Self::Connect { .. } => "E_FAIL",
             Self::Disk(DiskError::Damaged { .. }) => "MountDisk/WSL_E_DISK_CORRUPTED",
             Self::Disk(error) => error.code(),
+            Self::FileSystem(_) => "MountDisk/WSL_E_DISK_CORRUPTED",
             Self::TooManyDisks => "WSL_E_TOO_MANY_DISKS_ATTACHED",
             Self::BootTimeout { .. } => "CreateVm/HCS_E_CONNECTION_TIMEOUT",
             Self::Ended { .. } => "WSL_E_VM_CRASHED",
@@ -203,6 +239,7 @@ impl Diagnose for MachineError {
                 log.display()
             )),
             Self::Disk(error) => error.hint(),
+            Self::FileSystem(error) => error.hint(),
             _ => None,
         }
     }

@@ -21,6 +21,7 @@ pub mod supervisor;
 pub mod swap;
 #[cfg(test)]
 mod tests;
+pub mod user_disks;
 pub mod virtual_machine;
 pub mod vm;
 

@@ -13,7 +13,7 @@ use nix::unistd::Uid;
 
 use super::error::ServiceError;
 use super::supervisor::{Connected, Supervisor};
-use super::{build, log, session};
+use super::{build, distro, log, session, user_disks};
 use crate::error::Failure;
 use crate::protocol::client::{Answer, Hello, Request, Welcome};
 use crate::protocol::frame;
@@ -94,6 +94,18 @@ fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, mut connected: C
             drop(connected);
             return;
         }
+        Request::Grow { distro, size } => match distro::grow(supervisor, distro, size) {
+            Ok(()) => Answer::Done,
+            Err(failure) => Answer::Failed(failure),
+        },
+        Request::Mount(mount) => match user_disks::mount(supervisor, &mount) {
+            Ok(mounted) => Answer::Mounted(mounted),
+            Err(failure) => Answer::Failed(failure),
+        },
+        Request::Unmount { path } => match user_disks::unmount(supervisor, path.as_deref()) {
+            Ok(()) => Answer::Done,
+            Err(failure) => Answer::Failed(failure),
+        },
         Request::Status { uses } => {
             connected.observes();
             Answer::Status(supervisor.status(uses))
@@ -103,6 +115,7 @@ fn answer(supervisor: &Arc<Supervisor>, mut stream: UnixStream, mut connected: C
             Err(failure) => Answer::Failed(failure),
         },
         Request::Shutdown { force } => {
+            user_disks::forget(&supervisor.paths.mounts());
             supervisor.shutdown(force, 1);
             let _ = frame::write(&mut stream, &Answer::Done);
             supervisor.leave();

@@ -19,10 +19,12 @@ use super::attempt::Attempt;
 use super::error::ServiceError;
 use super::machine::{Boot, Kind};
 use super::slot::{Occupant, Slot};
+use super::user_disks::{self, UserDisks};
 use super::vm::Vm;
 use super::{distro, lock};
 use crate::config::paths::Paths;
 use crate::error::Failure;
+use crate::network::ports::Ports;
 use crate::protocol::client::{self, Progress, RunningDistro, Status};
 use crate::protocol::guest::Root;
 
@@ -45,6 +47,8 @@ pub struct Supervisor {
     pub paths: Paths,
     /// What makes machines.
     pub boot: Box<dyn Boot>,
+    /// The user's own disks in the virtual machine.
+    pub user_disks: UserDisks,
     state: Mutex<State>,
     changed: Condvar,
     next_session: AtomicU64,
@@ -157,6 +161,7 @@ impl Supervisor {
         Arc::new(Self {
             paths,
             boot,
+            user_disks: UserDisks::default(),
             state: Mutex::new(State {
                 phase: Phase::Serving,
                 host: Slot::default(),
@@ -219,7 +224,9 @@ impl Supervisor {
             })
             .collect();
         distros.sort_by_key(|running| running.distro);
-        Status { process: std::process::id(), machine, distros }
+        let vm = state.virtual_machine.vm();
+        let ports = vm.and_then(|vm| vm.machine.ports()).map(Ports::list).unwrap_or_default();
+        Status { process: std::process::id(), machine, distros, ports }
     }
 
     /// Starts the distro where it does not run, and claims a session in it. Warnings for
@@ -497,6 +504,24 @@ impl Supervisor {
         }
     }
 
+    /// The running machine of that kind, if there is one.
+    pub fn running(&self, kind: Kind) -> Option<Arc<Vm>> {
+        match &self.state().slot(kind).machine {
+            Occupant::Running(vm) => Some(Arc::clone(vm)),
+            _ => None,
+        }
+    }
+
+    /// Where a distro runs, once it takes sessions.
+    pub fn place(&self, id: Uuid) -> Option<(Arc<Vm>, Root)> {
+        let state = self.state();
+        let distro = state.distros.get(&id)?;
+        match distro.stage {
+            Stage::Running => distro.place.clone(),
+            Stage::Starting(_) | Stage::Stopping(_) => None,
+        }
+    }
+
     /// Notes where a distro is that the guest has started, so that it can be stopped from
     /// now on, although it takes no sessions of clients yet.
     pub fn placed(&self, id: Uuid, attempt: &Arc<Attempt>, vm: &Arc<Vm>, root: &Root) {
@@ -646,7 +671,12 @@ impl Supervisor {
     }
 
     fn boot_machine(self: &Arc<Self>, kind: Kind, attempt: &Attempt) {
-        let result = Vm::start(self, kind);
+        let result = Vm::start(self, kind).map(|(vm, mut warnings)| {
+            if kind == Kind::Virtual {
+                warnings.extend(user_disks::restore(self, &vm));
+            }
+            (vm, warnings)
+        });
         let mut state = self.state();
         let serving = state.phase == Phase::Serving;
         let slot = state.slot(kind);

@@ -1,5 +1,7 @@
 //! The service with a scripted guest in place of the virtual machine.
 
+mod user_disks;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -22,7 +24,9 @@ use crate::error::Failure;
 use crate::protocol::client::{Answer, Hello, Request, Run, Status, Welcome};
 use crate::protocol::frame;
 use crate::protocol::guest::VERSION;
-use crate::protocol::guest::{Envelope, Event, GuestError, Request as GuestRequest, Root};
+use crate::protocol::guest::{
+    Envelope, Event, GuestError, MountDisk, Request as GuestRequest, Root,
+};
 use crate::protocol::session::{
     Directory, ExitStatus, Input, Output, Program, Session, StreamKind, Streams,
 };
@@ -40,6 +44,8 @@ struct Guest {
     streams: Mutex<HashMap<(u64, u8), UnixStream>>,
     arrived: Condvar,
     disks: Mutex<HashMap<u16, File>>,
+    /// What is mounted of the user's disks.
+    mounts: Mutex<Vec<MountDisk>>,
     /// Nothing is answered any more.
     hangs: AtomicBool,
     /// What distros are used for beside sessions.
@@ -68,6 +74,7 @@ impl Boot for Booter {
             streams: Mutex::default(),
             arrived: Condvar::new(),
             disks: Mutex::default(),
+            mounts: Mutex::default(),
             hangs: AtomicBool::new(false),
             uses: Mutex::default(),
         });
@@ -93,6 +100,24 @@ impl Guest {
             let result = match request {
                 GuestRequest::Configure(_) => Ok(Vec::new()),
                 GuestRequest::SetTime { .. } => Ok(Vec::new()),
+                GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
+                GuestRequest::MountDisk(disk) => match &disk.mount {
+                    Some(mount) if mount.kind.as_deref() == Some("bad") => {
+                        let error = io::Error::from_raw_os_error(22);
+                        Err(GuestError::system("mounting it", &error))
+                    }
+                    _ => {
+                        lock(&self.mounts).push(disk);
+                        Ok(Vec::new())
+                    }
+                },
+                GuestRequest::UnmountDisk { names, .. } if names.contains(&"busy".to_owned()) => {
+                    Err(GuestError::system("unmounting it", &io::Error::from_raw_os_error(16)))
+                }
+                GuestRequest::UnmountDisk { lun, .. } => {
+                    lock(&self.mounts).retain(|disk| disk.lun != lun);
+                    Ok(Vec::new())
+                }
                 GuestRequest::Look { .. } => Ok(lock(&self.uses).clone()),
                 GuestRequest::PowerOff => {
                     self.end(Exit::PowerOff);
@@ -199,6 +224,10 @@ impl Machine for Arc<Guest> {
         removed.map(drop).ok_or_else(|| MachineError::NotAttached { root: root.clone() })
     }
 
+    fn measure_again(&self, _: &Root) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     fn open(
         &self,
         number: u64,
@@ -294,6 +323,8 @@ impl Service {
             base_path: base,
             disk: if version == 1 { "rootfs" } else { "ext4.img" }.to_owned(),
             leftover: None,
+            elsewhere: None,
+            reserved: false,
             state: State::Installed,
             default_uid: 0,
             run_oobe: false,

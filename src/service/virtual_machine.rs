@@ -9,19 +9,24 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage};
+use super::error::ServiceError;
+use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage, Use};
 use super::{host_machine, lock, log, swap};
+use crate::config::networking::{Mode, Networking};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
 use crate::devices::net::{Link, NetDevice};
 use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError, Volume};
 use crate::devices::vsock::{Vsock, VsockDevice};
-use crate::disk::{self, Format};
+use crate::disk::raw::Raw;
+use crate::disk::{self, Disk, Format};
 use crate::error::{Diagnose, Failure, chain};
+use crate::ext4::reader::{Image, ReadError};
 use crate::kernel::{self, Prepared, initramfs};
 use crate::network::addresses::{self, Addresses};
-use crate::network::nat::Nat;
+use crate::network::nat::{self, Nat};
+use crate::network::ports::Ports;
 use crate::network::resolver;
 use crate::protocol::frame::{self, FrameError};
 use crate::protocol::guest::{CONTROL_PORT, Network, Root, STREAM_PORT, StreamHeader};
@@ -107,9 +112,12 @@ impl Boot for Builder {
             Box::new(ScsiDevice::new(disks.clone(), settings.processors)),
             Box::new(VsockDevice::new(vsock.clone())),
         ];
-        let addresses = settings.networking.then(Addresses::choose);
+        let networking = &settings.networking;
+        let addresses = (networking.mode != Mode::None).then(|| choose_addresses(networking));
+        let ports = Ports::new(log, networking.ignored_ports.clone())
+            .map_err(|source| failed(ServiceError::System { action: "make an event", source }))?;
         if let Some(addresses) = addresses {
-            devices.push(Box::new(network_device(addresses)));
+            devices.push(Box::new(network_device(addresses, networking, ports.clone())));
         }
         let line = command_line::build(
             settings.processors,
@@ -143,7 +151,8 @@ impl Boot for Builder {
             modules,
             swap,
             warnings,
-            network: addresses.map(guest_network),
+            network: addresses.map(|addresses| guest_network(addresses, networking)),
+            ports,
             calls: Mutex::new(calls),
             processors: settings.processors,
             memory: settings.memory,
@@ -164,25 +173,41 @@ fn attach_modules(disks: &ScsiBus, path: &Path) -> Result<u16, Failure> {
     })
 }
 
+/// The addresses on a machine's link.
+fn choose_addresses(networking: &Networking) -> Addresses {
+    let addresses = Addresses::choose();
+    Addresses { resolver: networking.resolver.unwrap_or(addresses.gateway4), ..addresses }
+}
+
 /// The interface of a machine, connected to the host's networks.
-fn network_device(addresses: Addresses) -> NetDevice {
+fn network_device(addresses: Addresses, networking: &Networking, ports: Ports) -> NetDevice {
+    let settings = nat::Settings {
+        addresses,
+        resolver: PathBuf::from(RESOLVER_SETTINGS),
+        ports,
+        host_loopback: networking.host_loopback,
+    };
     let connect = move |offloads| {
-        let nat = Nat::new(addresses, PathBuf::from(RESOLVER_SETTINGS), offloads)?;
+        let nat = Nat::new(settings.clone(), offloads)?;
         Ok(Box::new(nat) as Box<dyn Link>)
     };
     NetDevice::new(addresses::GUEST_MAC, addresses::MTU, Box::new(connect))
 }
 
 /// What the guest is told of the network.
-fn guest_network(addresses: Addresses) -> Network {
+fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
     let settings = std::fs::read_to_string(RESOLVER_SETTINGS).unwrap_or_default();
-    let six = addresses::host_has_ipv6();
+    let forwarding = networking.localhost_forwarding;
     Network {
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,
-        six: six.then_some((addresses.guest6, addresses.gateway6, addresses::PREFIX6)),
-        resolver: addresses::RESOLVER.into(),
+        guest6: addresses.guest6,
+        gateway6: addresses.gateway6,
+        prefix6: addresses::PREFIX6,
+        routes6: addresses::host_has_ipv6(),
+        caller: forwarding.then_some((addresses.host4, addresses.host6)),
+        resolver: addresses.resolver.into(),
         search: resolver::search(&settings),
     }
 }
@@ -204,6 +229,7 @@ struct KvmMachine {
     swap: Option<u16>,
     warnings: Vec<String>,
     network: Option<Network>,
+    ports: Ports,
     /// The guest's control connections, and the machine's end.
     calls: Mutex<Receiver<Result<UnixStream, Exit>>>,
     processors: u32,
@@ -214,13 +240,32 @@ struct KvmMachine {
 
 impl Machine for KvmMachine {
     fn attach(&self, storage: Storage) -> Result<Root, MachineError> {
-        let options = DiskOptions { read_only: false, serial: String::new() };
-        let disk = disk::open(storage.file, Format::of(&storage.path), true)?;
+        let read_only = storage.usage == Use::Own { read_only: true };
+        let options = DiskOptions { read_only, serial: String::new() };
+        let disk: Box<dyn Disk> = match (Format::of(&storage.path), storage.usage) {
+            (Format::Raw, Use::Root { reserved: true }) => Box::new(Raw::reserved(storage.file)),
+            (format, _) => disk::open(storage.file, format, !read_only)?,
+        };
+        // What the kernel may know and the reader does not is the kernel's to say.
+        if let Use::Root { .. } = storage.usage
+            && let Err(error @ (ReadError::NotExt4 | ReadError::Damaged { .. })) =
+                Image::examine(disk.as_ref())
+        {
+            return Err(error.into());
+        }
         let attached = self.disks.attach_backend(Box::new(Volume::new(disk)), options);
         attached.map(|lun| Root::Disk { lun }).map_err(|error| match error {
             ScsiError::Full => MachineError::TooManyDisks,
             error => MachineError::Attach { reason: chain(&error) },
         })
+    }
+
+    fn measure_again(&self, root: &Root) -> Result<(), MachineError> {
+        let Root::Disk { lun } = root else {
+            return Err(MachineError::NotAttached { root: root.clone() });
+        };
+        let failed = |error: ScsiError| MachineError::Attach { reason: chain(&error) };
+        self.disks.measure_again(*lun).map_err(failed)
     }
 
     fn detach(&self, root: &Root) -> Result<(), MachineError> {
@@ -291,6 +336,10 @@ impl Machine for KvmMachine {
 
     fn network(&self) -> Option<Network> {
         self.network.clone()
+    }
+
+    fn ports(&self) -> Option<&Ports> {
+        Some(&self.ports)
     }
 
     fn kill(&self) {

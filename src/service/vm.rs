@@ -83,13 +83,7 @@ impl Vm {
         let spawned = {
             let (vm, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
             super::spawn("control", move || {
-                let error = vm.control.serve(reader, |event| match event {
-                    Event::DistroExited { distro } => supervisor.exited(&vm, distro),
-                    Event::Described { distro, flavor, os_version } => {
-                        distro::describe(&supervisor.paths, distro, flavor, os_version);
-                    }
-                    Event::Hello { .. } | Event::Reply { .. } => {}
-                });
+                let error = vm.control.serve(reader, |event| vm.told(&supervisor, event));
                 if !matches!(error, FrameError::Closed | FrameError::Stream(_)) {
                     log(format_args!("control channel: {error}"));
                     vm.machine.kill();
@@ -128,6 +122,33 @@ impl Vm {
         })
         .inspect_err(|_| vm.machine.kill())?;
         Ok((vm, warnings))
+    }
+
+    /// Takes what the guest tells.
+    fn told(self: &Arc<Self>, supervisor: &Arc<Supervisor>, event: Event) {
+        let ports = self.machine.ports();
+        match event {
+            Event::DistroExited { distro } => {
+                if let Some(ports) = ports {
+                    ports.forget(distro);
+                }
+                supervisor.exited(self, distro);
+            }
+            Event::PortOpened(listener) => {
+                if let Some(ports) = ports {
+                    ports.opened(listener);
+                }
+            }
+            Event::PortClosed { socket } => {
+                if let Some(ports) = ports {
+                    ports.closed(socket);
+                }
+            }
+            Event::Described { distro, flavor, os_version } => {
+                distro::describe(&supervisor.paths, distro, flavor, os_version);
+            }
+            Event::Hello { .. } | Event::Reply { .. } => {}
+        }
     }
 
     /// Why the machine ended, once it has.

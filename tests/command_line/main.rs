@@ -12,6 +12,8 @@ mod grammar;
 mod import;
 mod install;
 mod listing;
+mod manage;
 mod manifest;
+mod mount;
 mod registry;
 mod versions;

@@ -1,10 +1,15 @@
 //! Disks of other formats, run where they lie.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Output;
 
+use wslr::disk::raw::Raw;
 use wslr::disk::{self, Format, vhd, vhdx};
+use wslr::ext4;
 
-use crate::fixture::{BETA, disk, home, kill_service, run_tool, shell};
+use crate::fixture::{ALPHA, BETA, disk, home, kill_service, run_tool, shell, wait_for};
 
 /// A distro on a disk of that name's format is written, the service is killed, and the disk
 /// is whole and has what was flushed.
@@ -57,4 +62,158 @@ fn b051_a_vhdx_runs_where_it_lies() {
 #[ignore = "needs a KVM that boots stock kernels"]
 fn b051_a_vhd_runs_where_it_lies() {
     survives_a_kill("Delta", "delta.vhd");
+}
+
+fn wslr(words: &[&str]) -> Output {
+    let output = home().wslr(words).into_command().output().unwrap();
+    println!("{words:?}: {}", output.status);
+    output
+}
+
+/// Bytes of the file system that is a distro's root.
+fn root_size(distro: &str) -> u64 {
+    let numbers = shell(distro, "stat -f -c '%b %S' /");
+    let numbers: Vec<u64> = numbers.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    numbers[0] * numbers[1]
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b093_a_disk_grows_under_a_running_distro_and_at_its_next_start() {
+    shell(BETA, "echo kept > /root/kept; sync");
+    let path = disk(BETA);
+    let length = || path.metadata().unwrap().len();
+    let (before, gigabyte) = (root_size(BETA), 1 << 30);
+    let size = (length() + gigabyte).to_string();
+    assert!(wslr(&["--manage", BETA, "--resize", &size]).status.success());
+    assert!(root_size(BETA) > before + gigabyte * 9 / 10, "{}", root_size(BETA));
+    // Smaller is for one that is stopped (B094).
+    let output = wslr(&["--manage", BETA, "--resize", "1GB"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.ends_with("Error code: Wsl/Service/WSL_E_DISTRO_NOT_STOPPED\n"), "{said}");
+    assert!(wslr(&["--terminate", BETA]).status.success());
+    let (before, size) = (before + gigabyte, (length() + gigabyte).to_string());
+    assert!(wslr(&["--manage", BETA, "--resize", &size]).status.success());
+    assert!(root_size(BETA) > before + gigabyte * 9 / 10, "{}", root_size(BETA));
+    assert_eq!(shell(BETA, "cat /root/kept"), "kept\n");
+    assert!(wslr(&["--terminate", BETA]).status.success());
+    run_tool("e2fsck", &["-fn", path.to_str().unwrap()], &[0]);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b100_deleted_files_give_their_space_back_by_themselves() {
+    shell(BETA, "sync");
+    let taken = || disk(BETA).metadata().unwrap().blocks() * 512;
+    let before = taken();
+    shell(BETA, "head -c 200000000 /dev/zero > /root/large && sync");
+    assert!(taken() > before + 190_000_000);
+    shell(BETA, "rm /root/large && sync");
+    wait_for("the space to come back", || taken() <= before + before / 20);
+}
+
+/// A disk with two partitions, each with a file system.
+fn partitioned(name: &str) -> std::path::PathBuf {
+    const SIZE: u64 = 32 << 20;
+    let path = home().path(name);
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.set_len((1 << 20) + 2 * SIZE).unwrap();
+    let part = home().path("part.img");
+    let mut table = [0; 512];
+    for index in 0..2 {
+        let new = File::options().read(true).write(true).create(true).truncate(true).open(&part);
+        let new = new.unwrap();
+        let options = ext4::Options { size: SIZE, ..ext4::Options::default() };
+        ext4::Writer::new(new.try_clone().unwrap(), options).unwrap().finish().unwrap();
+        let start = (1 << 20) + index * SIZE;
+        let mut bytes = vec![0; SIZE as usize];
+        new.read_exact_at(&mut bytes, 0).unwrap();
+        file.write_all_at(&bytes, start).unwrap();
+        let entry = &mut table[446 + 16 * index as usize..][..16];
+        entry[4] = 0x83;
+        entry[8..12].copy_from_slice(&((start / 512) as u32).to_le_bytes());
+        entry[12..].copy_from_slice(&((SIZE / 512) as u32).to_le_bytes());
+    }
+    table[510..].copy_from_slice(&[0x55, 0xaa]);
+    file.write_all_at(&table, 0).unwrap();
+    fs::remove_file(part).unwrap();
+    path
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b103_to_b117_a_users_disk_is_mounted_in_all_distros() {
+    let plain = partitioned("two.img");
+    let path = home().path("two parts.vhdx");
+    let new = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let from = Raw::new(File::open(&plain).unwrap());
+    vhdx::create(&new, &vhdx::Options::new(disk::Disk::length(&from).unwrap())).unwrap();
+    let to = disk::open(new, Format::Vhdx, true).unwrap();
+    disk::copy(&from, to.as_ref(), |_| {}).unwrap();
+    drop(to);
+    let path = path.to_str().unwrap();
+    let mount = |more: &[&str]| {
+        let words: Vec<&str> = ["--mount", path, "--vhd"].iter().chain(more).copied().collect();
+        wslr(&words)
+    };
+    let devices = || shell(ALPHA, "grep -c 'sd.[0-9]$' /proc/partitions || true");
+    assert_eq!(devices(), "0\n");
+    assert!(mount(&["--bare"]).status.success());
+    assert_eq!(devices(), "2\n");
+    assert_eq!(shell(ALPHA, "grep -c /mnt/wsl/ /proc/mounts || true"), "0\n");
+
+    let output = mount(&["--partition", "1"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let name: String = Path::new(path)
+        .canonicalize()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    let first = format!("/mnt/wsl/{name}p1");
+    let expected = format!("The disk was successfully mounted as '{first}'.\n");
+    assert!(said.starts_with(&expected), "{said}");
+    let more = ["-p", "2", "--name", "two", "--type", "ext4", "--options", "data=ordered,sync"];
+    assert!(mount(&more).status.success());
+    let options = shell(ALPHA, "grep ' /mnt/wsl/two ' /proc/mounts");
+    for option in ["sync", "data=ordered", "relatime"] {
+        assert!(options.contains(option), "{options}");
+    }
+    shell(ALPHA, &format!("echo shared > {first}/file; sync"));
+    assert_eq!(shell(BETA, &format!("cat {first}/file")), "shared\n");
+
+    let output = mount(&["--partition", "9", "--name", "nine"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let step = "The disk was attached but failed to mount: finding the partition: \
+                No such file or directory";
+    assert!(said.starts_with(step), "{said}");
+    let whole = mount(&["--name", "whole", "--type", "ext4"]);
+    assert_eq!(whole.status.code(), Some(1), "{whole:?}");
+    let unknown = mount(&["--name", "whole"]);
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+
+    // Not while somebody is in it.
+    let held = format!("cd {first} && exec sleep 600");
+    let mut child = home().wslr(["-d", BETA, "--", "sh", "-c", &held]).spawn();
+    let holds = format!("ls -d /proc/*/cwd -l | grep -c '{name}p1$' || true");
+    wait_for("the directory to be in use", || shell(BETA, &holds) == "1\n");
+    let busy = wslr(&["--unmount", path]);
+    assert!(!busy.status.success());
+    let said = String::from_utf8(busy.stderr).unwrap();
+    assert!(said.contains("failed to detach"), "{said}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("nobody to be in it", || shell(BETA, &holds) == "0\n");
+    let done = wslr(&["--unmount", path]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(devices(), "0\n");
+    assert_eq!(shell(ALPHA, "ls /mnt/wsl"), "resolv.conf\n");
+    // What was written is in the file.
+    let disk = disk::open(File::open(path).unwrap(), Format::Vhdx, false).unwrap();
+    let mut super_block = [0; 2];
+    disk.read_at(&mut super_block, (1 << 20) + 1024 + 56).unwrap();
+    assert_eq!(super_block, [0x53, 0xef]);
 }

@@ -1,12 +1,12 @@
 //! The network of version 2: the distro's programs on one side, this machine on the other.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use sha2::{Digest, Sha256};
 
-use crate::fixture::{ALPHA, in_distro, shell};
+use crate::fixture::{ALPHA, home, in_distro, shell, wait_for};
 
 /// The address of this machine that others reach it by.
 fn own_address() -> IpAddr {
@@ -69,4 +69,63 @@ fn b197_a_name_is_found_and_its_server_answers() {
     let output = in_distro(ALPHA, &["bash", "-c", &line]);
     let answer = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 "), "{output:?}");
+}
+
+/// What `--status` says of a port.
+fn port(number: u16) -> Option<serde_json::Value> {
+    let output = home().wslr(["--status", "--json"]).command().output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["ports"].as_array().unwrap().iter().find(|port| port["port"] == number).cloned()
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b204_b205_a_port_of_a_distro_is_the_hosts_while_somebody_listens() {
+    // Two families, one of them the loopback's only.
+    for (address, number) in [("127.0.0.1", 8201), ("[::]", 8202)] {
+        let server = format!(
+            "$s = IO::Socket::IP->new(LocalHost => '{address}', LocalPort => {number}, Listen => 5) \
+             or die $!; while ($c = $s->accept) {{ print $c 'of the distro'; close $c }}"
+        );
+        let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", &server]);
+        let mut session = test.command().stdin(std::process::Stdio::null()).spawn().unwrap();
+        wait_for("the port", || TcpStream::connect(("127.0.0.1", number)).is_ok());
+        for host in ["127.0.0.1", "::1"] {
+            let mut answer = String::new();
+            TcpStream::connect((host, number)).unwrap().read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "of the distro", "{address} {host}");
+        }
+        let port = port(number).unwrap();
+        assert_eq!(port["distribution"], ALPHA, "{port}");
+        assert_eq!(
+            (&port["process"], &port["state"]),
+            (&"perl".into(), &"active".into()),
+            "{port}"
+        );
+        // As a user would by Ctrl-C: the command ends, and what it ran with it.
+        session.kill().unwrap();
+        session.wait().unwrap();
+        wait_for("its end", || TcpStream::connect(("127.0.0.1", number)).is_err());
+        wait_for("its end in the status", || self::port(number).is_none());
+    }
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn the_hosts_own_services_are_reached_by_the_name_that_stands_for_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = listener.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        for _ in 0..2 {
+            listener.accept().unwrap().0.write_all(b"of the host").unwrap();
+        }
+    });
+    // This distro's settings came with its archive.
+    shell(ALPHA, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
+    let line = format!("exec 3<>/dev/tcp/host.wslr.internal/{number}; cat <&3");
+    for _ in 0..2 {
+        let output = in_distro(ALPHA, &["bash", "-c", &line]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "of the host", "{output:?}");
+    }
+    server.join().unwrap();
 }

@@ -18,7 +18,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use wslr::devices::net::{Link as _, Offloads};
 use wslr::guest::{interface, network};
 use wslr::network::addresses::{self, Addresses};
-use wslr::network::nat::Nat;
+use wslr::network::nat::{Nat, Settings};
+use wslr::network::ports::Ports;
 use wslr::protocol::guest::Network;
 
 /// The host's address, which is not its loopback.
@@ -33,12 +34,30 @@ pub struct Link {
     pub resolver: PathBuf,
     /// Drops one of so many frames each way, where it is not 0.
     pub losses: Arc<AtomicU32>,
+    /// The guest's ports on the host.
+    pub ports: Ports,
     /// Flows of the NAT.
-    pub flows: Arc<AtomicUsize>,
+    flows: Arc<AtomicUsize>,
     guest: File,
     stop: EventFd,
     nat: Option<JoinHandle<()>>,
     _directory: tempfile::TempDir,
+}
+
+/// What links may differ in.
+#[derive(Clone, Copy)]
+pub struct Options {
+    /// What work the guest takes.
+    pub offloads: Offloads,
+    /// Whether the guest reaches the host's loopback.
+    pub host_loopback: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let offloads = Offloads { checksum: true, segments4: true, segments6: true };
+        Self { offloads, host_loopback: true }
+    }
 }
 
 /// Runs the calling test as root of a user namespace where it is not root; false where it
@@ -61,11 +80,11 @@ pub fn as_root() -> bool {
 impl Link {
     /// Makes this thread's namespace the host, and a guest.
     pub fn new() -> Self {
-        Self::with(Offloads { checksum: true, segments4: true, segments6: true })
+        Self::with(Options::default())
     }
 
-    /// The same with a guest that takes only this work.
-    pub fn with(offloads: Offloads) -> Self {
+    /// The same with other settings.
+    pub fn with(options: Options) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
         let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
@@ -84,15 +103,27 @@ impl Link {
         let addresses = Addresses::on([20, 224]);
         let (tap, guest) = thread::spawn(move || make_guest(addresses)).join().unwrap();
         let stop = EventFd::new(EFD_NONBLOCK).unwrap();
+        let ports = Ports::new(|text| println!("{text}"), Default::default()).unwrap();
         let (losses, flows) = (Arc::<AtomicU32>::default(), Arc::<AtomicUsize>::default());
         let nat = thread::spawn({
             let stop = stop.try_clone().unwrap();
             let (losses, flows) = (Arc::clone(&losses), Arc::clone(&flows));
-            let nat = Nat::new(addresses, resolver.clone(), offloads).unwrap();
+            let settings = Settings {
+                addresses,
+                resolver: resolver.clone(),
+                ports: ports.clone(),
+                host_loopback: options.host_loopback,
+            };
+            let nat = Nat::new(settings, options.offloads).unwrap();
             move || serve(nat, tap, &stop, &losses, &flows)
         });
         let nat = Some(nat);
-        Self { addresses, resolver, losses, flows, guest, stop, nat, _directory: directory }
+        Self { addresses, resolver, losses, ports, flows, guest, stop, nat, _directory: directory }
+    }
+
+    /// How many flows there are now.
+    pub fn flows(&self) -> usize {
+        self.flows.load(Ordering::Relaxed)
     }
 
     /// Runs something in the guest.
@@ -152,12 +183,17 @@ fn make_guest(addresses: Addresses) -> (File, File) {
     call(libc::SIOCSIFHWADDR, (&raw mut address).cast());
     interface::bring_up("lo").unwrap();
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
     let network = Network {
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,
-        six: Some((addresses.guest6, addresses.gateway6, addresses::PREFIX6)),
-        resolver: IpAddr::V4(addresses::RESOLVER),
+        guest6: addresses.guest6,
+        gateway6: addresses.gateway6,
+        prefix6: addresses::PREFIX6,
+        routes6: true,
+        caller: Some((addresses.host4, addresses.host6)),
+        resolver: IpAddr::V4(addresses.resolver),
         search: None,
     };
     network::configure("eth0", &network).unwrap();

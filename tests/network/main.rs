@@ -7,7 +7,9 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "plain calls on local structures")]
 
+mod inbound;
 mod link;
+mod listeners;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +20,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use link::{HOST4, HOST6, Link, as_root};
+use link::{HOST4, HOST6, Link, Options, as_root};
 use sha2::{Digest, Sha256};
 use wslr::devices::net::Offloads;
 use wslr::network::addresses;
@@ -102,7 +104,7 @@ fn b197_connections_carry_data_both_ways_over_both_versions_of_ip() {
         assert_eq!(back, b"first");
         guest.join().unwrap();
     }
-    wait_for("the flows to end", || link.flows.load(Ordering::Relaxed) == 0);
+    wait_for("the flows to end", || link.flows() == 0);
 }
 
 #[test]
@@ -167,7 +169,7 @@ fn resets_arrive_as_resets() {
     stream.write_all(b"x").unwrap();
     guest.join().unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    wait_for("the flows to end", || link.flows.load(Ordering::Relaxed) == 0);
+    wait_for("the flows to end", || link.flows() == 0);
 }
 
 /// Moves that many bytes each way at once and compares hashes.
@@ -205,7 +207,7 @@ fn much_data_arrives_whole() {
     let link = Link::new();
     transfer(&link, HOST4, 64 << 20);
     transfer(&link, HOST6, 64 << 20);
-    wait_for("the flows to end", || link.flows.load(Ordering::Relaxed) == 0);
+    wait_for("the flows to end", || link.flows() == 0);
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn a_guest_without_offloads_is_served_too() {
     if !as_root() {
         return;
     }
-    let link = Link::with(Offloads::default());
+    let link = Link::with(Options { offloads: Offloads::default(), ..Options::default() });
     transfer(&link, HOST4, 4 << 20);
     transfer(&link, HOST6, 4 << 20);
     let (error, place) = (ErrorKind::ConnectionRefused, address(HOST6, 9));
@@ -304,7 +306,7 @@ fn a_thousand_connections_at_once() {
         }
     });
     server.join().unwrap();
-    wait_for("the flows to end", || link.flows.load(Ordering::Relaxed) == 0);
+    wait_for("the flows to end", || link.flows() == 0);
 }
 
 #[test]

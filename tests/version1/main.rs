@@ -22,6 +22,7 @@ mod manage;
 mod single;
 #[path = "../support/soak.rs"]
 mod soak;
+mod storage;
 mod streams;
 mod surroundings;
 #[path = "../machine_distro/terminal.rs"]

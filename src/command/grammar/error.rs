@@ -8,6 +8,12 @@ use crate::error::{Diagnose, Failure};
 /// Why words are not a command line.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GrammarError {
+    /// A word that is neither true nor false (B092).
+    #[error("{} is not a valid boolean, <true|false>", value.display())]
+    Boolean {
+        /// As typed.
+        value: OsString,
+    },
     /// `--manage` without an action (1.11).
     #[error("--manage changes one thing of a distribution, and none is named.")]
     ActionRequired,

@@ -30,6 +30,13 @@ pub enum Invocation {
     List(List),
     /// Change one thing of a distro.
     Manage(Manage),
+    /// Attach a disk of the user's.
+    Mount(Mount),
+    /// Let go of a disk of the user's.
+    Unmount {
+        /// Which; all of them where absent.
+        disk: Option<PathBuf>,
+    },
     /// Run a command or a shell.
     Run(Run),
     /// Make a distro the default one.
@@ -120,6 +127,25 @@ pub struct List {
     pub verbose: bool,
 }
 
+/// A disk of the user's, and what to mount of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Mount {
+    /// The image or the device.
+    pub disk: PathBuf,
+    /// Attach it and mount nothing.
+    pub bare: bool,
+    /// It is an image.
+    pub vhd: bool,
+    /// The name of the directory in `/mnt/wsl`.
+    pub name: Option<String>,
+    /// The file system.
+    pub kind: Option<String>,
+    /// Mount options.
+    pub options: String,
+    /// The number of the partition.
+    pub partition: Option<u32>,
+}
+
 /// What to change of which distro.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Manage {
@@ -132,6 +158,50 @@ pub struct Manage {
 /// One thing of a distro that can be changed (behaviour reference 1.11).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ManageAction {
+    /// Make another distro of it.
+    Clone {
+        /// The other's name.
+        name: String,
+        /// The directory of its disk.
+        location: Option<PathBuf>,
+    },
+    /// Give the space of free blocks back.
+    Compact,
+    /// Delete a snapshot.
+    DeleteSnapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Show the snapshots.
+    ListSnapshots {
+        /// As JSON.
+        json: bool,
+    },
+    /// Keep it in another directory.
+    Move {
+        /// Which.
+        to: PathBuf,
+    },
+    /// Make its disk larger or smaller.
+    Resize {
+        /// In bytes.
+        size: u64,
+    },
+    /// Make it what it was when a snapshot was taken.
+    Restore {
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// Take a snapshot.
+    Snapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// Whether its disk gives space back by itself.
+    SetSparse {
+        /// It does.
+        sparse: bool,
+    },
     /// The user that commands run as where none is named.
     SetDefaultUser {
         /// The user's name in the distro.

@@ -18,7 +18,9 @@ use uuid::Uuid;
 use super::table::{OPTIONS, VERBS};
 use crate::protocol::session::{Directory, Program};
 pub use error::GrammarError;
-pub use invocation::{Import, Install, Invocation, List, Manage, ManageAction, Run, Selection};
+pub use invocation::{
+    Import, Install, Invocation, List, Manage, ManageAction, Mount, Run, Selection,
+};
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Shell {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::error::GrammarError;
-use super::invocation::{Import, Install, Invocation, List};
+use super::invocation::{Import, Install, Invocation, List, Mount};
 use super::manage;
 use super::tail::Tail;
 use crate::command::table::Verb;
@@ -51,6 +51,8 @@ pub(super) fn parse(
         "--install" => Invocation::Install(install(tail, first)?),
         "--list" => Invocation::List(list(&tail)?),
         "--manage" => manage::parse(tail, name())?,
+        "--mount" => Invocation::Mount(mount(tail, first.unwrap_or_default())?),
+        "--unmount" => Invocation::Unmount { disk: first.map(PathBuf::from) },
         "--set-default" => Invocation::SetDefault { name: name() },
         "--set-default-version" => {
             Invocation::SetDefaultVersion { version: version(&first.unwrap_or_default())? }
@@ -125,6 +127,30 @@ fn install(mut tail: Tail, operand: Option<OsString>) -> Result<Install, Grammar
         no_launch: tail.has("--no-launch"),
         size,
         version,
+    })
+}
+
+fn mount(mut tail: Tail, disk: OsString) -> Result<Mount, GrammarError> {
+    let bare = tail.has("--bare");
+    for option in ["--name", "--type", "--options", "--partition"] {
+        if bare && tail.has(option) {
+            let [first, second] = ["--bare", option].map(str::to_owned);
+            return Err(GrammarError::Conflict { first, second });
+        }
+    }
+    let partition = tail.value("--partition").map(|value| {
+        let number = text(&value).parse().ok().filter(|number| *number > 0);
+        number.ok_or(GrammarError::Parameter { argument: "--partition", value })
+    });
+    let mut word = |option: &str| tail.value(option).as_deref().map(text);
+    Ok(Mount {
+        name: word("--name"),
+        kind: word("--type"),
+        options: word("--options").unwrap_or_default(),
+        partition: partition.transpose()?,
+        disk: disk.into(),
+        vhd: tail.has("--vhd"),
+        bare,
     })
 }
 

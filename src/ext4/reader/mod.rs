@@ -18,6 +18,7 @@ mod content;
 mod directory;
 mod error;
 mod extents;
+mod free;
 mod indirect;
 mod inode;
 mod journal;
@@ -49,6 +50,15 @@ pub struct Image {
     layout: Layout,
 }
 
+/// What a superblock says of its file system.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Health {
+    /// The file system's length in bytes.
+    pub size: u64,
+    /// The kernel has met an error in it, and nobody has repaired it.
+    pub has_errors: bool,
+}
+
 /// One file of an image.
 #[derive(Clone, Debug)]
 pub struct File {
@@ -65,18 +75,31 @@ impl Image {
         Self::on(Box::new(Raw::new(file)))
     }
 
+    /// Looks at the superblock of a disk and at nothing else.
+    ///
+    /// # Errors
+    /// Where there is no ext4 file system, or its superblock contradicts itself or the
+    /// disk.
+    pub fn examine(disk: &dyn Disk) -> Result<Health, ReadError> {
+        let (_, layout) = super_block(disk)?;
+        let size = layout.blocks * layout.block_size as u64;
+        Ok(Health { size, has_errors: layout.has_errors })
+    }
+
+    /// What the superblock says, once the journal is replayed.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let size = self.layout.blocks * self.layout.block_size as u64;
+        Health { size, has_errors: self.layout.has_errors }
+    }
+
     /// The same for the image in a disk of any format.
     ///
     /// # Errors
     /// As [`Image::open`].
     pub fn on(disk: Box<dyn Disk>) -> Result<Self, ReadError> {
         let length = disk.length()?;
-        if length < super_block::OFFSET + super_block::SIZE as u64 {
-            return Err(ReadError::NotExt4);
-        }
-        let mut bytes = vec![0; super_block::SIZE];
-        disk.read_at(&mut bytes, super_block::OFFSET)?;
-        let layout = Layout::new(&bytes, length)?;
+        let (mut bytes, layout) = super_block(disk.as_ref())?;
         let blocks = Blocks::new(disk, layout.block_size, layout.blocks);
         let mut image = Self { blocks, layout };
         if let Some(number) = image.layout.journal {
@@ -209,6 +232,18 @@ impl Image {
         }
         if target.contains(&0) { Err(damaged()) } else { Ok(target) }
     }
+}
+
+/// The superblock of a disk, and the layout that it tells.
+fn super_block(disk: &dyn Disk) -> Result<(Vec<u8>, Layout), ReadError> {
+    let length = disk.length()?;
+    if length < super_block::OFFSET + super_block::SIZE as u64 {
+        return Err(ReadError::NotExt4);
+    }
+    let mut bytes = vec![0; super_block::SIZE];
+    disk.read_at(&mut bytes, super_block::OFFSET)?;
+    let layout = Layout::new(&bytes, length)?;
+    Ok((bytes, layout))
 }
 
 impl File {

@@ -24,6 +24,10 @@ const CHECKSUM_SEED: usize = 0x270;
 /// Where the superblock's own checksum is.
 const CHECKSUM: usize = 0x3fc;
 
+/// The state of a file system in which the kernel has met an error.
+const STATE_ERRORS: u16 = 2;
+
+const READ_ONLY_BIGALLOC: u32 = 0x200;
 const COMPATIBLE_HAS_JOURNAL: u32 = super::super::format::COMPATIBLE_HAS_JOURNAL;
 const COMPATIBLE_FAST_COMMIT: u32 = 0x400;
 const INCOMPATIBLE_RECOVER: u32 = 0x4;
@@ -71,10 +75,17 @@ pub(super) struct Layout {
     pub(super) seed: Option<u32>,
     /// The journal's inode, where it must be replayed.
     pub(super) journal: Option<u32>,
+    /// The kernel has met an error in it that nobody has repaired.
+    pub(super) has_errors: bool,
+    /// Its bitmaps count clusters of several blocks.
+    pub(super) has_clusters: bool,
+    /// Groups in all.
+    pub(super) groups: u64,
+    /// Blocks of a group but the last.
+    pub(super) blocks_per_group: u64,
+    /// The first block of the first group.
+    pub(super) first_block: u64,
     inodes_per_group: u32,
-    blocks_per_group: u64,
-    first_block: u64,
-    groups: u64,
     descriptor_size: usize,
     first_meta_group: Option<u64>,
 }
@@ -152,6 +163,8 @@ impl Layout {
             inode_size,
             seed,
             journal,
+            has_errors: block.state.get() & STATE_ERRORS != 0,
+            has_clusters: block.feature_ro_compat.get() & READ_ONLY_BIGALLOC != 0,
             inodes_per_group,
             blocks_per_group,
             first_block,
@@ -186,13 +199,13 @@ impl Layout {
         (block, offset)
     }
 
-    /// The first block of a group's inode table, out of the block with its descriptor.
-    pub(super) fn inode_table(
+    /// A group's descriptor, out of the block that has it.
+    pub(super) fn descriptor(
         &self,
         group: u64,
         block: &[u8],
         offset: usize,
-    ) -> Result<u64, ReadError> {
+    ) -> Result<GroupDescriptor, ReadError> {
         let damaged = |what: &str| ReadError::damaged(format!("group {group} has a wrong {what}"));
         let bytes = block.get(offset..offset + self.descriptor_size);
         let bytes = bytes.filter(|_| group < self.groups).ok_or_else(|| damaged("number"))?;
@@ -212,8 +225,24 @@ impl Layout {
                 return Err(damaged("checksum"));
             }
         }
+        Ok(descriptor)
+    }
+
+    /// The first block of a group's inode table, out of the block with its descriptor.
+    pub(super) fn inode_table(
+        &self,
+        group: u64,
+        block: &[u8],
+        offset: usize,
+    ) -> Result<u64, ReadError> {
+        let descriptor = self.descriptor(group, block, offset)?;
         Ok(u64::from(descriptor.inode_table_hi.get()) << 32
             | u64::from(descriptor.inode_table_lo.get()))
+    }
+
+    /// Whether descriptors have the upper halves of their numbers.
+    pub(super) fn has_large_descriptors(&self) -> bool {
+        self.descriptor_size >= size_of::<GroupDescriptor>()
     }
 }
 
