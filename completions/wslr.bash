@@ -3,6 +3,11 @@ _wslr() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local verb=${COMP_WORDS[1]} words=
     case $verb in
+        --export)
+            words="--format --vhd"
+            [[ $COMP_CWORD -eq 2 && $current != -* ]] && words="$(wslr --list --quiet 2>/dev/null)"
+            [[ $COMP_CWORD -eq 3 && $current != -* ]] && words="$(ls)"
+            ;;
         --import)
             words="--version --vhd"
             [[ $COMP_CWORD -eq 2 && $current != -* ]] && words="$(true)"
@@ -66,7 +71,7 @@ _wslr() {
         *)
             case $previous in
                 --distribution|-d) words="$(wslr --list --quiet 2>/dev/null)" ;;
-                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --import --import-in-place --install --list -l --manage --mount --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unmount --unregister --update --version -v" ;;
+                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --export --import --import-in-place --install --list -l --manage --mount --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unmount --unregister --update --version -v" ;;
             esac
             ;;
     esac

@@ -15,51 +15,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::Home;
-use support::tree::{Mount, NASTY, assert_same_tree, check, is_root, shell};
+use support::nasty::Tree;
+use support::tree::{Mount, assert_same_tree, check, is_root};
 use support::users::{SINGLE, ordinary_user};
-
-/// A tree in a home, and what tar makes of an archive of it: the truth.
-struct Tree {
-    directory: tempfile::TempDir,
-}
-
-impl Tree {
-    /// With so many files beyond the nasty ones.
-    fn new(files: u32) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("tree")).unwrap();
-        shell(&directory.path().join("tree"), NASTY);
-        let script = format!(
-            "cd tree; chmod 755 .; mkdir etc; echo ID=nasty > etc/os-release; mkdir -p home/user; \
-             chown 1000:1000 home/user; echo x > home/user/file; chown 1000:1000 home/user/file; \
-             ln -s file home/user/link; mkfifo home/user/pipe; \
-             chown -h 1000:1000 home/user/link home/user/pipe; chown 99:0 pipe; \
-             cp -p /bin/true setuid; chown 33:44 setuid; chmod 6755 setuid; \
-             for d in $(seq 0 $(({files} / 500))); do \
-               mkdir -p more/$d; (cd more/$d; seq $((d * 500)) $((d * 500 + 499)) | split -l 1 -a 4); \
-             done; \
-             tar -C . -cf ../archive.tar -S --sort=name --numeric-owner --format=posix --xattrs \
-               --acls . ; \
-             mkdir ../truth; tar -C ../truth -xpf ../archive.tar --numeric-owner --xattrs \
-               --xattrs-include='*' --acls; cd ..; rm -r tree; chmod 755 . ; chmod 644 archive.tar",
-        );
-        shell(directory.path(), &script);
-        Self { directory }
-    }
-
-    fn truth(&self) -> PathBuf {
-        self.directory.path().join("truth")
-    }
-
-    /// Installs it as `D`, in version 1.
-    fn install(&self, home: &Home) {
-        home.write(".wslconfig", "[wsl2]\ndefaultVhdSize=16GB\n");
-        let archive = self.directory.path().join("archive.tar");
-        let mut install = home.wslr(["--install", "-n", "--version", "1", "--name", "D", "-f"]);
-        let output = install.command().arg(archive).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-}
 
 /// The only distro's directory and version.
 fn distro(home: &Home) -> (PathBuf, u64) {

@@ -1,4 +1,5 @@
-//! Any bytes as an ext4 image, read to the end: an error or a tree, never a panic.
+//! Any bytes as an ext4 image, read to the end: an error or a tree and what is free, never a
+//! panic.
 
 #![no_main]
 
@@ -32,5 +33,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(image) = Image::open(file) {
         let _ = image.read_tree(&mut Null(64 << 20));
+        let _ = image.used();
+        let _ = image.free_runs(|_| Ok(true));
     }
 });

@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::grammar::{Run, Selection};
 use super::run::{self, Launch};
-use super::{client, first_start, output, versions};
+use super::{client, first_start, output, proxy, versions};
 use crate::config::paths::Paths;
+use crate::config::wslconfig::WslConfig;
 use crate::convert::{self, ConvertError};
 use crate::error::{Diagnose, Failure};
 use crate::protocol::session::{Directory, Program};
@@ -72,9 +73,21 @@ pub(super) fn launch(paths: &Paths, distro: Uuid, run: Run) -> Result<ExitCode, 
         program: run.program,
         user: run.user,
         directory: run.directory.unwrap_or_else(here),
-        environment: Vec::new(),
+        environment: proxy(paths, distro)?,
     };
     run::run(paths, launch).map(ExitCode::from)
+}
+
+/// The variables with the host's proxy (B217).
+fn proxy(paths: &Paths, distro: Uuid) -> Result<proxy::Variables, Failure> {
+    let version = load(paths)?.by_id(distro).map_err(service)?.version;
+    let config = WslConfig::load(paths);
+    let (variables, warning) =
+        proxy::variables(version, &config.networking, |name| env::var_os(name));
+    if let Some(warning) = warning {
+        output::warning(&warning);
+    }
+    Ok(variables)
 }
 
 /// Makes the distro of that name the default one (B038).

@@ -13,7 +13,7 @@ use crate::download::Fetcher;
 use crate::error::Failure;
 use crate::manifest::{Catalog, Settings};
 use crate::protocol::client::RunningDistro;
-use crate::registry::{Distro, Registry, RegistryError, State};
+use crate::registry::{Activity, Distro, Registry, RegistryError, State};
 
 /// One row of a listing.
 #[derive(Debug, Serialize)]
@@ -100,7 +100,9 @@ fn rows<'a>(registry: &'a Registry, list: &List, running: &'a [RunningDistro]) -
     let default = registry.default_distro().ok().map(|distro| distro.id);
     let of = |id: Uuid| running.iter().find(|running| running.distro == id);
     let shown = |distro: &&Distro| {
-        let usable = distro.state == State::Installed && !distro.is_converting();
+        let usable = distro.state == State::Installed
+            && !distro.is_converting()
+            && (of(distro.id).is_some() || distro.held_for().is_none());
         let wanted = usable || list.all || list.verbose;
         let abandoned = distro.state == State::Installing && distro.is_abandoned();
         wanted && !abandoned && (!list.running || list.verbose || of(distro.id).is_some())
@@ -118,6 +120,7 @@ fn rows<'a>(registry: &'a Registry, list: &List, running: &'a [RunningDistro]) -
                 State::Uninstalling => "Uninstalling",
                 State::Installed if distro.is_converting() => "Converting",
                 State::Installed if of(distro.id).is_some() => "Running",
+                State::Installed if distro.held_for() == Some(Activity::Exporting) => "Exporting",
                 State::Installed => "Stopped",
             },
             version: distro.version,

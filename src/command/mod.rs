@@ -7,6 +7,7 @@
 mod capture;
 pub mod client;
 mod distro;
+mod export;
 mod first_start;
 mod grammar;
 mod install;
@@ -14,6 +15,7 @@ mod list;
 mod manage;
 mod mount;
 mod output;
+mod proxy;
 pub mod run;
 mod signals;
 mod status;
@@ -28,7 +30,9 @@ use std::process::ExitCode;
 use crate::config::paths::Paths;
 use crate::error::Failure;
 
-pub use grammar::{Import, Install, Invocation, List, Manage, ManageAction, Mount, Run};
+pub use grammar::{
+    Export, ExportFormat, Import, Install, Invocation, List, Manage, ManageAction, Mount, Run,
+};
 pub use table::{Flag, OPTIONS, Operand, VERBS, Values, Verb};
 pub use usage::usage;
 
@@ -70,6 +74,7 @@ fn execute(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         Invocation::Update => install::update(&paths()?)?,
         Invocation::Version { json } => status::version(&paths()?, json)?,
         Invocation::Install(install) => return install::install(&paths()?, install),
+        Invocation::Export(export) => export::export(&paths()?, &export)?,
         Invocation::Import(import) => install::import(&paths()?, &import)?,
         Invocation::ImportInPlace { name, file } => {
             install::import_in_place(&paths()?, &name, &file)?;

@@ -119,6 +119,14 @@ pub const OPTIONS: &[Flag] = &[
 pub const VERBS: &[Verb] = &[
     Verb { flag: Flag::new("--help", "Show this text."), operands: &[], options: &[] },
     Verb {
+        flag: Flag::new("--export", "Make an archive or a disk of a distribution."),
+        operands: &[Operand::new("NAME", Values::Installed), Operand::new("FILE", Values::Files)],
+        options: &[
+            Flag::new("--format", "tar, tar.gz, tar.xz, tar.zst or vhd.").value("FORMAT"),
+            Flag::new("--vhd", "Make a disk: .vhdx, or .vhd for a fixed one."),
+        ],
+    },
+    Verb {
         flag: Flag::new("--import", "Make a distribution of an archive or a disk."),
         operands: &[
             Operand::new("NAME", Values::New),

@@ -40,6 +40,8 @@ pub struct Networking {
     pub ignored_ports: BTreeSet<u16>,
     /// Distros reach what listens on the host's loopback addresses.
     pub host_loopback: bool,
+    /// The host's proxy is distros' too.
+    pub auto_proxy: bool,
     /// Where distros ask for names: an address of its own, or the gateway (B198).
     pub resolver: Option<Ipv4Addr>,
 }
@@ -89,6 +91,7 @@ impl Networking {
             mode,
             localhost_forwarding: values.flag("wsl2.localhostforwarding", true),
             ignored_ports,
+            auto_proxy: values.flag("wsl2.autoproxy", true),
             host_loopback: values.flag("wslr.hostloopback", true),
             resolver: tunneling.then_some(resolver),
         }

@@ -6,19 +6,20 @@ use crate::terminal::progress::Bar;
 use crate::tree::{Entry, Kind, Sink};
 
 /// Passes entries on and counts the bytes of files.
-pub(super) struct Counted<'a, S> {
+pub struct Counted<'a, S> {
     sink: &'a mut S,
     bar: &'a Bar,
     bytes: u64,
 }
 
 impl<'a, S> Counted<'a, S> {
-    pub(super) fn new(sink: &'a mut S, bar: &'a Bar) -> Self {
+    /// A sink before another one.
+    pub fn new(sink: &'a mut S, bar: &'a Bar) -> Self {
         Self { sink, bar, bytes: 0 }
     }
 
     /// What it has counted.
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }

@@ -3,22 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::TargetError;
-use crate::disk::DiskError;
+use super::{SourceError, TargetError};
 use crate::error::{Diagnose, io_code};
-use crate::ext4::reader::ReadError;
 use crate::registry::RegistryError;
-use crate::tree::{directory, process};
 
 /// Why a distro could not be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    /// The old root directory cannot be read.
-    #[error("cannot read the distribution's files")]
-    Directory(#[source] directory::Error),
-    /// The old disk cannot be opened.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
     /// The new root cannot be used.
     #[error("cannot open '{}'", path.display())]
     Open {
@@ -27,15 +18,12 @@ pub enum ConvertError {
         /// Why.
         source: io::Error,
     },
-    /// The old root directory cannot be read, in a user namespace.
-    #[error("cannot read the distribution's files")]
-    Process(#[source] process::Error),
-    /// The old disk cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
     /// The distro cannot be converted now, or its record not be changed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The old root cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -47,24 +35,18 @@ pub enum ConvertError {
 impl Diagnose for ConvertError {
     fn code(&self) -> &'static str {
         match self {
-            Self::Directory(error) => error.code(),
-            Self::Disk(error) => error.code(),
             Self::Open { source, .. } | Self::Signals(source) => io_code(source),
-            Self::Process(error) => error.code(),
-            Self::Read(error) => error.code(),
             Self::Registry(error) => error.code(),
+            Self::Source(error) => error.code(),
             Self::Write(error) => error.code(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Directory(error) => error.hint(),
-            Self::Disk(error) => error.hint(),
             Self::Open { .. } | Self::Signals(_) => None,
-            Self::Process(error) => error.hint(),
-            Self::Read(error) => error.hint(),
             Self::Registry(error) => error.hint(),
+            Self::Source(error) => error.hint(),
             Self::Write(error) => error.hint(),
         }
     }

@@ -1,28 +1,26 @@
 //! The root of a distro in either of its forms: a disk (version 2) or a directory
-//! (version 1), written, and made into the other without loss and without a machine.
+//! (version 1), read, written, and made into the other without loss and without a machine.
 
 mod counted;
 mod error;
+mod source;
 mod target;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 
 use uuid::Uuid;
 
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
-use crate::disk::{self, Disk, Format};
 use crate::ext4;
-use crate::ext4::reader::Image;
-use crate::namespaces::user::Mapping;
 use crate::registry::{Conversion, Distro};
 use crate::terminal::interrupt::Guard;
 use crate::terminal::progress::{Bar, Progress};
-use crate::tree::{CopyError, Sink, directory, process};
+use crate::tree::{CopyError, process};
 
-use self::counted::Counted;
+pub use self::counted::Counted;
 pub use self::error::ConvertError;
+pub use self::source::{SourceError, open_disk, read_root};
 pub use self::target::{Target, TargetError};
 
 /// Converts a stopped distro to the other version and gives its new record.
@@ -68,53 +66,14 @@ pub fn rewrite(
 ) -> Result<u64, ConvertError> {
     let mut target = Target::new(version, new, options)?;
     let mut counted = Counted::new(&mut target, bar);
-    read_root(record, old, &mut counted)?;
+    read_root(record, old, &mut counted).map_err(|error| match error {
+        CopyError::Source(error) => error.into(),
+        CopyError::Sink(error) => unread(error),
+    })?;
     let bytes = counted.bytes();
     bar.label("Finishing");
     target.finish()?;
     Ok(bytes)
-}
-
-/// Reads a distro's root, open for reading, into a sink.
-fn read_root<S: Sink<Error = TargetError>>(
-    record: &Distro,
-    root: File,
-    sink: &mut S,
-) -> Result<(), ConvertError> {
-    let mapping = Mapping::of_this_user();
-    if record.version != 1 {
-        let image = Image::on(open_disk(record, root)?)?;
-        return image.read_tree(sink).map_err(|error| match error {
-            CopyError::Source(error) => error.into(),
-            CopyError::Sink(error) => unread(error),
-        });
-    }
-    let root = OwnedFd::from(root);
-    if mapping.is_namespace() {
-        return process::read(&mapping, root, sink).map_err(|error| match error {
-            CopyError::Source(error) => ConvertError::Process(error),
-            CopyError::Sink(error) => unread(error),
-        });
-    }
-    directory::read(&root, sink).map_err(|error| match error {
-        CopyError::Source(error) => ConvertError::Directory(error),
-        CopyError::Sink(error) => unread(error),
-    })
-}
-
-/// Opens the disk of a distro. One with a log is repaired where it was not closed, for which
-/// it has to be open for writing.
-fn open_disk(record: &Distro, root: File) -> Result<Box<dyn Disk>, ConvertError> {
-    let path = record.disk_path();
-    let format = Format::of(&path);
-    let file = match format {
-        Format::Raw => root,
-        _ => {
-            let file = File::options().read(true).write(true).open(&path);
-            file.map_err(|source| ConvertError::Open { path, source })?
-        }
-    };
-    Ok(disk::open(file, format, true)?)
 }
 
 /// A failure to read content comes back from who was to write it.
@@ -125,7 +84,7 @@ fn unread(error: TargetError) -> ConvertError {
         | TargetError::Process(process::Error::Content(error)) => error,
         error => return error.into(),
     };
-    match content.downcast::<ext4::reader::ReadError>() {
+    match SourceError::of_content(content) {
         Ok(error) => error.into(),
         Err(error) => TargetError::Content(error).into(),
     }

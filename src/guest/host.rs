@@ -273,6 +273,7 @@ impl Platform for Host {
             // One that was replaced meanwhile is as good; one that is gone is not needed.
             init: Some(self.executable.clone()).filter(|path| path.exists()),
             modules: None,
+            networking: "wsl1".to_owned(),
         })
     }
 

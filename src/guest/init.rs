@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
 use super::{boot, cgroup, disk, interface, log, network, sys, volume};
 use crate::protocol::guest::{
-    CONTROL_PORT, Configure, Event, GuestError, Request, Root, STREAM_PORT, StartDistro,
+    CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
 };
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
@@ -69,7 +68,7 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
         streams,
         early_modules: modules,
         modules: None,
-        caller: None,
+        network: None,
         listeners: None,
     };
     Server::start(platform, control)
@@ -91,8 +90,8 @@ struct VirtualMachine {
     /// What distros need beyond what it took to reach the service.
     early_modules: Vec<PathBuf>,
     modules: Option<Modules>,
-    /// Who calls the ports that distros listen on.
-    caller: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// What the service said of the network.
+    network: Option<Network>,
     /// Those ports, where the host wants to know.
     listeners: Option<Listeners>,
 }
@@ -136,7 +135,7 @@ impl Platform for VirtualMachine {
             warnings.push(format!("cannot add entropy: {error}"));
         }
         let Configure { modules, swap, network, .. } = configure;
-        self.caller = network.as_ref().and_then(|network| network.caller);
+        self.network.clone_from(&network);
         if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
         }
@@ -162,6 +161,14 @@ impl Platform for VirtualMachine {
         }
     }
 
+    fn set_search(&mut self, search: Option<String>) -> Outcome {
+        let Some(network) = &mut self.network else { return Ok(Vec::new()) };
+        network.search = search;
+        network::write_resolver(network)
+            .map(|()| Vec::new())
+            .map_err(|error| GuestError::system("writing '/mnt/wsl/resolv.conf'", &error))
+    }
+
     fn set_time(&mut self, time: (i64, u32)) -> io::Result<()> {
         let clock = nix::time::ClockId::CLOCK_REALTIME;
         let own = nix::time::clock_gettime(clock)?;
@@ -177,7 +184,8 @@ impl Platform for VirtualMachine {
     }
 
     fn configured(&mut self) {
-        if let Some((host4, host6)) = self.caller {
+        let caller = self.network.as_ref().and_then(|network| network.caller);
+        if let Some((host4, host6)) = caller {
             let listeners = interface::number(network::NAME)
                 .map(|interface| Entrance { interface, host4, host6 })
                 .and_then(Listeners::new);
@@ -209,6 +217,7 @@ impl Platform for VirtualMachine {
             shared: Some(PathBuf::from(boot::SHARED)),
             init: Some(PathBuf::from("/init")),
             modules: self.modules.clone(),
+            networking: self.network.as_ref().map_or("none", |network| &network.mode).to_owned(),
         })
     }
 

@@ -19,6 +19,7 @@ pub mod disk;
 pub mod distro;
 pub mod host;
 pub mod host_cgroup;
+pub mod information;
 pub mod init;
 pub mod interface;
 pub mod job;
@@ -44,6 +45,7 @@ pub fn run_if_called() {
     if is_init() {
         init::run();
     }
+    information::run_if_called();
     if std::env::args_os().next().is_some_and(|name| name == host::ARGUMENT) {
         host::run();
     }

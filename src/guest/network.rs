@@ -2,9 +2,10 @@
 //!
 //! The addresses are the service's word: there is nobody to ask and nothing to wait for.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -33,11 +34,24 @@ pub fn set_up(network: &Network, modules: Option<&Path>) -> Vec<String> {
     if let Err(error) = configure(NAME, network) {
         warnings.push(format!("cannot set up the network interface '{NAME}': {error}"));
     }
-    let resolver = Path::new(boot::SHARED).join("resolv.conf");
-    if let Err(error) = fs::write(&resolver, resolver_file(network)) {
-        warnings.push(format!("cannot write '{}': {error}", resolver.display()));
+    if let Err(error) = write_resolver(network) {
+        warnings.push(format!("cannot write '{}/resolv.conf': {error}", boot::SHARED));
     }
     warnings
+}
+
+/// Writes `/mnt/wsl/resolv.conf`, beside it first: somebody may be reading it, and distros
+/// write to this directory too.
+///
+/// # Errors
+/// The system's.
+pub fn write_resolver(network: &Network) -> io::Result<()> {
+    let directory = Path::new(boot::SHARED);
+    let beside = directory.join(".resolv.conf.wslr");
+    let _ = fs::remove_file(&beside);
+    let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
+    file.write_all(resolver_file(network).as_bytes())?;
+    fs::rename(&beside, directory.join("resolv.conf"))
 }
 
 /// Gives an interface its addresses and routes.
@@ -96,6 +110,7 @@ mod tests {
     #[test]
     fn b199_resolv_conf_names_the_resolver_and_the_suffixes() {
         let mut network = Network {
+            mode: "nat".to_owned(),
             guest4: [172, 20, 224, 2].into(),
             gateway4: [172, 20, 224, 1].into(),
             prefix4: 24,

@@ -50,6 +50,14 @@ pub trait Platform {
         Vec::new()
     }
 
+    /// Sets the suffixes for short names, where the network is its own.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_search(&mut self, _search: Option<String>) -> Outcome {
+        Ok(Vec::new())
+    }
+
     /// When [`Platform::arrived`] has something to do whatever comes.
     fn deadline(&self) -> Option<Instant>;
 
@@ -274,6 +282,10 @@ impl<P: Platform> Server<P> {
                 Work::Done(outcome) => self.reply(id, outcome),
                 Work::Begun(job) => self.jobs.push((job, Purpose::Configure(id))),
             },
+            Request::SetSearch { search } => {
+                let outcome = self.platform.set_search(search);
+                self.reply(id, outcome);
+            }
             Request::Look { distro } => self.look(id, distro),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::SetTime { time } => {

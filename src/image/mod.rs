@@ -1,10 +1,12 @@
-//! Root file system images: a compressed or plain tar stream becomes tree entries.
+//! Root file system images: a compressed or plain tar stream becomes tree entries, and tree
+//! entries such a stream.
 //!
 //! [`unpack`] is the way from a downloaded or given file to a [`Sink`]. Reading and
 //! decompressing have a thread of their own; the archive is parsed and the sink is called
 //! on the caller's.
 
 pub mod compression;
+pub mod compressor;
 pub mod observer;
 pub mod tar;
 

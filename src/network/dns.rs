@@ -5,7 +5,7 @@
 //! left the guest is told at once that it failed, for silence costs programs seconds.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::encode::Encoder;
@@ -19,8 +19,16 @@ const MAXIMUM_TRIES: usize = 4;
 const HEADER: usize = 12;
 /// The longest question.
 const MAXIMUM_QUESTION: usize = 4096;
-/// The name by which a guest finds its host, in the form that a question has.
-const HOST_NAME: &[u8] = b"\x04host\x04wslr\x08internal\0";
+/// The name by which a guest finds its host. Nobody else has it: ICANN keeps
+/// `internal` free for such.
+pub const HOST_NAME: &str = "host.wslr.internal";
+/// Types, and the class, of a question (RFC 1035, 3.2; RFC 3596).
+const A: u16 = 1;
+const AAAA: u16 = 28;
+const ANY: u16 = 255;
+const INTERNET: u16 = 1;
+/// The most addresses of one answer, which so fits into the smallest message.
+const MAXIMUM_ADDRESSES: usize = 8;
 /// The answer that the server has failed.
 const SERVER_FAILURE: u8 = 2;
 
@@ -125,47 +133,58 @@ impl Question {
     }
 }
 
-/// The answer to a question for the host itself, where it is one: the addresses that stand
-/// for it. Nobody else has it (RFC 9476 keeps `internal` free of others).
-pub fn host_answer(message: &[u8], host4: Ipv4Addr, host6: Ipv6Addr) -> Option<Vec<u8>> {
-    /// Types, and the class, of a question (RFC 1035, 3.2; RFC 3596).
-    const A: u16 = 1;
-    const AAAA: u16 = 28;
-    const ANY: u16 = 255;
-    const INTERNET: u16 = 1;
+/// The name that a message asks for, in lower case and without a dot at its end, and the
+/// type; `None` where it is not one question about the Internet.
+pub fn asked(message: &[u8]) -> Option<(String, u16)> {
     let end = question_end(message)?;
-    let question = message.get(HEADER..end)?;
-    let (name, kind) = question.split_last_chunk::<4>()?;
+    let (name, kind) = message.get(HEADER..end)?.split_last_chunk::<4>()?;
     let [kind_high, kind_low, class_high, class_low] = *kind;
     let is_query = message.get(2).is_some_and(|flags| flags & 0xf8 == 0);
-    if !is_query || !name.eq_ignore_ascii_case(HOST_NAME) {
+    if !is_query || u16::from_be_bytes([class_high, class_low]) != INTERNET {
         return None;
     }
-    if u16::from_be_bytes([class_high, class_low]) != INTERNET {
-        return None;
+    let mut labels = Vec::new();
+    let mut rest = name;
+    while let Some((length, more)) = rest.split_first()
+        && *length > 0
+    {
+        let (label, after) = more.split_at_checked(usize::from(*length))?;
+        labels.push(std::str::from_utf8(label).ok()?.to_ascii_lowercase());
+        rest = after;
     }
-    let kind = u16::from_be_bytes([kind_high, kind_low]);
-    let mut addresses: Vec<(u16, Vec<u8>)> = Vec::new();
-    if matches!(kind, A | ANY) {
-        addresses.push((A, host4.octets().to_vec()));
-    }
-    if matches!(kind, AAAA | ANY) {
-        addresses.push((AAAA, host6.octets().to_vec()));
-    }
-    let mut answer = message.get(..end)?.to_vec();
+    Some((labels.join("."), u16::from_be_bytes([kind_high, kind_low])))
+}
+
+/// Whether a question of that type is for addresses.
+pub fn is_for_addresses(kind: u16) -> bool {
+    matches!(kind, A | AAAA | ANY)
+}
+
+/// The answer that a question's name has these addresses and nothing else.
+pub fn addresses_answer(message: &[u8], kind: u16, addresses: &[IpAddr]) -> Option<Vec<u8>> {
+    let mut answer = message.get(..question_end(message)?)?.to_vec();
     // An answer of whom the name belongs to, with recursion where it was asked for.
     let [flags, more] = answer.get_mut(2..4)? else { return None };
     *flags = *flags & 1 | 0x84;
     *more = 0x80;
     answer.get_mut(6..HEADER)?.fill(0);
-    *answer.get_mut(7)? = u8::try_from(addresses.len()).ok()?;
-    for (kind, address) in addresses {
-        // The name of the question, and a minute.
+    let mut count = 0_u8;
+    for address in addresses.iter().take(MAXIMUM_ADDRESSES) {
+        let (its, octets) = match address {
+            IpAddr::V4(address) => (A, address.octets().to_vec()),
+            IpAddr::V6(address) => (AAAA, address.octets().to_vec()),
+        };
+        if kind != its && kind != ANY {
+            continue;
+        }
+        count += 1;
+        // The name of the question; not to be kept, for the file may change.
         answer.extend([0xc0, HEADER as u8]);
-        answer.extend([kind.to_be_bytes(), INTERNET.to_be_bytes()].concat());
-        answer.extend([0, 0, 0, 60, 0, u8::try_from(address.len()).ok()?]);
-        answer.extend(address);
+        answer.extend([its.to_be_bytes(), INTERNET.to_be_bytes()].concat());
+        answer.extend([0, 0, 0, 0, 0, octets.len() as u8]);
+        answer.extend(octets);
     }
+    *answer.get_mut(7)? = count;
     Some(answer)
 }
 
@@ -189,6 +208,8 @@ fn question_end(message: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
@@ -204,29 +225,31 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_a_name_with_addresses_of_both_versions() {
-        let (host4, host6) = (Ipv4Addr::new(172, 20, 224, 3), Ipv6Addr::from(3));
+    fn a_name_with_addresses_is_answered_with_those_of_the_type() {
+        let addresses: [IpAddr; 2] = [[172, 20, 224, 3].into(), Ipv6Addr::from(3).into()];
         let ask = |name: &[u8], kind: u8, class: u8| {
             let mut message = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
             message.extend_from_slice(name);
             message.extend([0, kind, 0, class]);
             // An additional record, which is not answered.
             message.extend(b"\0\0\x29\x10\0\0\0\0\0\0\0");
-            host_answer(&message, host4, host6)
+            message
         };
-        let answer = ask(b"\x04Host\x04wslr\x08INTERNAL\0", 1, 1).unwrap();
+        let name = b"\x04Host\x04wslr\x08INTERNAL\0";
+        let message = ask(name, 1, 1);
+        assert_eq!(asked(&message), Some((HOST_NAME.to_owned(), 1)));
+        let answer = addresses_answer(&message, 1, &addresses).unwrap();
         assert_eq!(answer[..12], [1, 2, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-        assert!(answer.ends_with(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 172, 20, 224, 3]));
-        let answer = ask(HOST_NAME, 28, 1).unwrap();
-        assert!(answer.ends_with(&host6.octets()) && answer[7] == 1);
+        assert!(answer.ends_with(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 172, 20, 224, 3]));
+        let answer = addresses_answer(&ask(name, 28, 1), 28, &addresses).unwrap();
+        assert!(answer.ends_with(&3_u128.to_be_bytes()) && answer[7] == 1);
+        assert_eq!(addresses_answer(&ask(name, 255, 1), 255, &addresses).unwrap()[7], 2);
         // It has no mail, and that is an answer too.
-        assert_eq!(ask(HOST_NAME, 15, 1).unwrap()[7], 0);
-        assert_eq!(ask(b"\x04host\x04wslr\0", 1, 1), None);
-        assert_eq!(ask(HOST_NAME, 1, 3), None);
-        for length in 0..34 {
-            let message = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0].iter().chain(HOST_NAME);
-            let message: Vec<u8> = message.copied().take(length).collect();
-            assert_eq!(host_answer(&message, host4, host6), None);
+        assert_eq!(addresses_answer(&ask(name, 15, 1), 15, &addresses).unwrap()[7], 0);
+        assert_eq!(asked(&ask(name, 1, 3)), None);
+        assert_eq!(asked(&ask(b"\x02\xff\xfe\0", 1, 1)), None);
+        for length in 0..12 + name.len() + 4 {
+            assert_eq!(asked(&message[..length]), None);
         }
     }
 }

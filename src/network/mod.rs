@@ -19,13 +19,17 @@ pub mod addresses;
 mod datagram;
 mod dns;
 mod encode;
+pub mod hosts;
 pub mod nat;
 pub mod packet;
 mod parse;
 pub mod ports;
 pub mod resolver;
+pub mod settings_file;
 mod socket;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod timers;
+
+pub use dns::HOST_NAME;

@@ -17,6 +17,7 @@ use super::addresses::{Addresses, GATEWAY_MAC, GUEST_MAC, MTU, Place};
 use super::datagram::{self, Port};
 use super::dns::{self, Question};
 use super::encode::{self, Encoder, Head};
+use super::hosts::Hosts;
 use super::packet::{Arp, ICMP, ICMP6, Ipv4, Ipv6, TCP, Tcp, UDP};
 use super::parse::{self, ACK, Content, Packet, RST, SYN, Segment};
 use super::ports::Ports;
@@ -29,10 +30,12 @@ use crate::protocol::guest::Transport;
 use inbound::{Door, Inbound};
 
 /// The most TCP connections at one time, and of those the ones that the host still makes.
-const MAXIMUM_CONNECTIONS: usize = 8192;
+const MAXIMUM_CONNECTIONS: usize = 16_384;
 const MAXIMUM_CONNECTING: usize = 2048;
-/// From so many on each has less room.
-const CROWDED: usize = 256;
+/// How many bytes each way a connection may have waiting where there are fewer than so many,
+/// and the same for all others.
+const ROOM: [(usize, usize); 2] = [(256, 256 << 10), (2048, 32 << 10)];
+const LEAST_ROOM: usize = 8 << 10;
 /// The most ports of UDP and identifiers of echoes.
 const MAXIMUM_PORTS: usize = 4096;
 /// The most questions for names.
@@ -110,6 +113,8 @@ pub struct Settings {
     pub addresses: Addresses,
     /// The host's `/etc/resolv.conf`.
     pub resolver: PathBuf,
+    /// The host's `/etc/hosts`.
+    pub hosts: PathBuf,
     /// The ports that the guest listens on.
     pub ports: Ports,
     /// Whether the guest reaches what listens on the host's loopback addresses.
@@ -123,6 +128,7 @@ pub struct Nat {
     inbound: Inbound,
     encoder: Encoder,
     resolver: Resolver,
+    hosts: Hosts,
     epoll: Epoll,
     flows: HashMap<u64, Flow>,
     connections: HashMap<Ends, u64>,
@@ -147,7 +153,7 @@ impl Nat {
     /// # Errors
     /// Where the system gives no `epoll`.
     pub fn new(settings: Settings, offloads: Offloads) -> io::Result<Self> {
-        let Settings { addresses, resolver, ports, host_loopback } = settings;
+        let Settings { addresses, resolver, hosts, ports, host_loopback } = settings;
         let (epoll, inbound) = (Epoll::new()?, Inbound::new(ports));
         let interest = EpollEvent::new(EventSet::IN, inbound::PORTS);
         epoll.ctl(ControlOperation::Add, inbound.number(), interest)?;
@@ -157,6 +163,7 @@ impl Nat {
             inbound,
             encoder: Encoder { guest: GUEST_MAC, gateway: GATEWAY_MAC, offloads },
             resolver: Resolver::new(resolver),
+            hosts: Hosts::new(hosts),
             epoll,
             flows: HashMap::new(),
             connections: HashMap::new(),
@@ -180,6 +187,12 @@ impl Nat {
     #[must_use]
     pub fn flows(&self) -> usize {
         self.flows.len()
+    }
+
+    /// How many of them are connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
     }
 
     fn answer(&mut self, frame: impl IntoIterator<Item = Vec<u8>>) {
@@ -362,6 +375,12 @@ impl Nat {
         self.answer([frame]);
     }
 
+    /// The room of another connection.
+    fn room(&self) -> usize {
+        let fits = |(limit, _): &&(usize, usize)| self.connections.len() < *limit;
+        ROOM.iter().find(fits).map_or(LEAST_ROOM, |(_, room)| *room)
+    }
+
     /// A sequence number to begin with that nobody can guess.
     fn first_number(&self) -> u32 {
         self.random.hash_one(self.next_id) as u32
@@ -401,10 +420,9 @@ impl Nat {
             }
         };
         let number = socket.as_raw_fd();
-        let crowded = self.connections.len() >= CROWDED;
         let first = self.first_number();
         let quoted = packet.whole.get(..QUOTED).unwrap_or(packet.whole);
-        let connection = Connection::new(segment, quoted, socket, first, crowded, now);
+        let connection = Connection::new(segment, quoted, socket, first, self.room(), now);
         let ends = (connection.guest, connection.peer);
         match self.insert(Flow::Connection(Box::new(connection)), number) {
             Some(id) => {
@@ -558,12 +576,9 @@ impl Nat {
     // ---- names ----
 
     fn question(&mut self, guest: SocketAddr, asked: SocketAddr, message: &[u8], now: Instant) {
-        if self.host_loopback {
-            let (host4, host6) = (self.addresses.host4, self.addresses.host6);
-            if let Some(answer) = dns::host_answer(message, host4, host6) {
-                let frame = self.encoder.udp(asked, guest, &answer);
-                return self.answer(frame);
-            }
+        if let Some(answer) = self.known_name(message) {
+            let frame = self.encoder.udp(asked, guest, &answer);
+            return self.answer(frame);
         }
         let servers = self.resolver.servers();
         let Some(mut question) = Question::new(guest, asked, message, servers, now) else { return };
@@ -574,6 +589,20 @@ impl Nat {
             let failure = question.failure(&self.encoder);
             self.answer(failure);
         }
+    }
+
+    /// The answer to a question for the host's own name, or one of its `/etc/hosts`.
+    fn known_name(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        let (name, kind) = dns::asked(message)?;
+        let addresses = &self.addresses;
+        let known = if name == dns::HOST_NAME && self.host_loopback {
+            vec![addresses.host4.into(), addresses.host6.into()]
+        } else if dns::is_for_addresses(kind) {
+            self.hosts.find(&name, addresses, self.host_loopback)?
+        } else {
+            return None;
+        };
+        dns::addresses_answer(message, kind, &known)
     }
 
     fn watch(&mut self, question: Question) {

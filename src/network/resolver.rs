@@ -5,23 +5,20 @@
 //! `systemd-resolved`, the stub does what it does for the host: domains per link, and
 //! `/etc/hosts`.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::SystemTime;
+
+use super::settings_file::SettingsFile;
 
 /// The most servers that are asked, as in the C library.
 const MAXIMUM_SERVERS: usize = 3;
 /// The port of name servers.
 const PORT: u16 = 53;
-/// Files beyond this are no settings.
-const MAXIMUM_LENGTH: u64 = 1 << 20;
 
 /// The host's settings.
 #[derive(Debug)]
 pub struct Resolver {
-    path: PathBuf,
-    seen: Option<(SystemTime, u64)>,
+    file: SettingsFile,
     servers: Vec<SocketAddr>,
 }
 
@@ -29,21 +26,13 @@ impl Resolver {
     /// Those in that file, usually `/etc/resolv.conf`.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, seen: None, servers: Vec::new() }
+        Self { file: SettingsFile::new(path), servers: Vec::new() }
     }
 
     /// The servers to ask, in order. None where there are no settings.
     pub fn servers(&mut self) -> &[SocketAddr] {
-        let seen = fs::metadata(&self.path)
-            .ok()
-            .filter(|file| file.len() <= MAXIMUM_LENGTH)
-            .and_then(|file| Some((file.modified().ok()?, file.len())));
-        if seen.is_none() || seen != self.seen {
-            self.seen = seen;
-            self.servers = match seen.and_then(|_| fs::read_to_string(&self.path).ok()) {
-                Some(text) => servers(&text),
-                None => Vec::new(),
-            };
+        if let Some(text) = self.file.changed() {
+            self.servers = if self.file.is_there() { servers(&text) } else { Vec::new() };
         }
         &self.servers
     }
@@ -83,6 +72,8 @@ pub fn search(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -20,12 +20,8 @@ use super::parse::{ACK, FIN, PSH, RST, SYN, Segment};
 use super::socket;
 use crate::devices::net::Deliver;
 
-/// The most bytes of one connection that wait for the guest's acknowledgment.
-const UNACKNOWLEDGED: usize = 256 << 10;
-/// The same for the host's socket, and so the window of the guest.
-const BACKLOG: usize = 256 << 10;
-/// Both where there are many connections.
-const FEW: usize = 32 << 10;
+/// How much memory a connection keeps that has nothing on its way.
+const KEPT_MEMORY: usize = 2 << 10;
 /// The shift of the window that this side announces: it fits into 16 bits.
 const SHIFT: u8 = 3;
 
@@ -151,13 +147,14 @@ fn before(a: u32, b: u32) -> bool {
 
 impl Connection {
     /// The guest asks for a connection; `first` is a sequence number to begin with,
-    /// `quoted` the beginning of the packet that asks.
+    /// `quoted` the beginning of the packet that asks, `room` how many bytes each way may
+    /// wait.
     pub fn new(
         segment: &Segment<'_>,
         quoted: &[u8],
         socket: TcpStream,
         first: u32,
-        crowded: bool,
+        room: usize,
         now: Instant,
     ) -> Self {
         let (usual, smallest) = MAXIMUM_SEGMENT;
@@ -197,7 +194,7 @@ impl Connection {
             writable: false,
             guest_ended: false,
             shut: false,
-            room: if crowded { FEW } else { BACKLOG },
+            room,
         }
     }
 
@@ -207,7 +204,7 @@ impl Connection {
         (guest, peer): (SocketAddr, SocketAddr),
         socket: TcpStream,
         first: u32,
-        crowded: bool,
+        room: usize,
         now: Instant,
     ) -> Self {
         let unknown = Segment {
@@ -221,7 +218,7 @@ impl Connection {
             scale: None,
             data: &[],
         };
-        let mut connection = Self::new(&unknown, &[], socket, first, crowded, now);
+        let mut connection = Self::new(&unknown, &[], socket, first, room, now);
         connection.phase = Phase::Calling;
         connection.answer_due = true;
         connection.deadline = now + ACKNOWLEDGMENT;
@@ -298,7 +295,7 @@ impl Connection {
 
     /// Fills up what waits for the guest.
     fn read(&mut self, scratch: &mut [u8]) -> Verdict {
-        let most = UNACKNOWLEDGED.min(self.room);
+        let most = self.room;
         if self.broken {
             return Verdict::Reset;
         }
@@ -464,7 +461,7 @@ impl Connection {
             self.end_acknowledged |= count as usize > self.sent.len();
             self.sent.drain(..bytes);
             if self.sent.is_empty() {
-                self.sent.shrink_to(FEW);
+                self.sent.shrink_to(KEPT_MEMORY);
             }
             self.unacknowledged = segment.acknowledgment;
             if before(self.next, self.unacknowledged) {
@@ -600,7 +597,7 @@ impl Connection {
                     || self.life_due
                     || self.end_due()
                     || self.sendable(encoder) > 0
-                    || wants && self.sent.len() < UNACKNOWLEDGED.min(self.room)
+                    || wants && self.sent.len() < self.room
             }
         }
     }

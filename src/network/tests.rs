@@ -1,5 +1,6 @@
 //! A guest that sends anything at all.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ fn nat() -> Nat {
     let settings = Settings {
         addresses: Addresses::on([20, 224]),
         resolver: PathBuf::from("/nonexistent"),
+        hosts: PathBuf::from("/nonexistent"),
         ports: Ports::new(|_| {}, Default::default()).unwrap(),
         host_loopback: false,
     };
@@ -37,10 +39,23 @@ fn frames(nat: &mut Nat) -> Vec<Vec<u8>> {
 
 /// A sound segment of the guest's to its gateway, where nobody listens.
 fn segment(flags: u16, data: &[u8]) -> Vec<u8> {
+    segment_to("172.20.224.1:9".parse().unwrap(), flags, data)
+}
+
+/// The guest's address that sends to one of the same version.
+fn source(destination: SocketAddr) -> SocketAddr {
+    let addresses = Addresses::on([20, 224]);
+    match destination {
+        SocketAddr::V4(_) => (addresses.guest4, 1000).into(),
+        SocketAddr::V6(_) => (addresses.guest6, 1000).into(),
+    }
+}
+
+fn segment_to(destination: SocketAddr, flags: u16, data: &[u8]) -> Vec<u8> {
     let encoder = Encoder { guest: [1; 6], gateway: [2; 6], offloads: Offloads::default() };
     let head = Head {
-        source: "172.20.224.2:1000".parse().unwrap(),
-        destination: "172.20.224.1:9".parse().unwrap(),
+        source: source(destination),
+        destination,
         sequence: 7,
         acknowledgment: 99,
         flags,
@@ -84,6 +99,49 @@ fn a_packet_of_somebody_else_or_with_a_wrong_checksum_is_dropped() {
     }
     nat.take(&sound);
     assert_eq!(frames(&mut nat).len(), 1);
+}
+
+#[test]
+fn no_frame_opens_a_socket_to_what_is_the_hosts_own() {
+    // All that a host might trust because it comes from itself or its link, in frames that no
+    // route of a guest would make.
+    let mut nat = nat();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let encoder = Encoder { guest: [1; 6], gateway: [2; 6], offloads: Offloads::default() };
+    for host in [
+        "127.0.0.1",
+        "127.0.0.53",
+        "127.255.255.254",
+        "0.0.0.0",
+        "169.254.169.254",
+        "169.254.0.1",
+        "172.20.224.3",
+        "172.20.224.9",
+        "::1",
+        "::",
+        "::ffff:127.0.0.1",
+        "::127.0.0.1",
+        "fe80::1:2",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "fd77:736c:7200:1::3",
+    ] {
+        let place = SocketAddr::new(host.parse().unwrap(), port);
+        nat.take(&segment_to(place, parse::SYN, b""));
+        assert_eq!(nat.flows(), 0, "{host}");
+        let answers = frames(&mut nat);
+        let Some(Content::Packet(answer)) = parse::frame(&answers[0]) else { panic!("{host}") };
+        let (icmp, _) = answer.icmp().unwrap();
+        // Forbidden by an administrator.
+        assert!(matches!((icmp.kind, icmp.code), (3, 13) | (1, 1)), "{host}: {icmp:?}");
+        nat.take(&encoder.udp(source(place), place, b"x").unwrap());
+        nat.take(&encoder.icmp(source(place).ip(), place.ip(), (8, 0), (1, 1), b"x").unwrap());
+        assert_eq!(nat.flows(), 0, "{host}");
+        frames(&mut nat);
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err());
 }
 
 #[test]

@@ -47,6 +47,11 @@ pub struct Envelope {
 pub enum Request {
     /// First of all, once: time, entropy, modules.
     Configure(Configure),
+    /// The suffixes for short names are others now.
+    SetSearch {
+        /// Separated by spaces.
+        search: Option<String>,
+    },
     /// Let a running distro's file system grow to its disk, which has become longer.
     GrowDistro {
         /// Which.
@@ -123,6 +128,8 @@ pub struct Mount {
 /// How the machine's interface is set up.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Network {
+    /// What `wsl` calls such a network.
+    pub mode: String,
     /// The machine's address.
     pub guest4: Ipv4Addr,
     /// Its way out.

@@ -46,6 +46,7 @@ pub fn adopt(
             elsewhere: None,
             reserved: false,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: details.flavor,

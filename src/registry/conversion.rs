@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::distro::{partial, root_name};
+use super::hold::lock_distro;
 use super::installation::clear_abandoned;
-use super::lock::{failed, is_locked, lock_root, make_root};
+use super::lock::{failed, is_locked, make_root};
 use super::removal::delete_root;
 use super::{Distro, Registry, RegistryError, update};
 use crate::config::paths::Paths;
@@ -77,7 +78,7 @@ impl Conversion {
             clear_abandoned(registry, paths);
             let record = registry.by_id(id)?.clone();
             let (version, name) = choose(&record)?;
-            let old = lock_root(&record.disk_path())?;
+            let old = lock_distro(&record)?;
             let new = record.base_path.join(&name);
             if name != record.disk && new.symlink_metadata().is_ok() {
                 return Err(RegistryError::DiskExists { path: new });

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::Activity;
 use crate::error::Diagnose;
 
 /// The name of a version 2 distro's disk.
@@ -48,6 +49,9 @@ pub struct Distro {
     pub reserved: bool,
     /// Whether it can be used.
     pub state: State,
+    /// What it is held for by whoever has its root's lock; ask [`Distro::held_for`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
     /// The user that commands run as where none is named.
     #[serde(default)]
     pub default_uid: u32,

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::NameError;
+use super::{Activity, NameError};
 use crate::error::{Diagnose, io_code};
 
 /// Why the registry cannot be read or changed, or does not hold what was asked for.
@@ -30,6 +30,17 @@ pub enum RegistryError {
     DiskExists {
         /// The disk.
         path: PathBuf,
+    },
+    /// The distro is exported, or something else that takes its time (B096).
+    #[error("The distribution '{name}' cannot be used now: it is being {}.", match activity {
+        Activity::Exporting => "exported",
+        Activity::Other => "worked on",
+    })]
+    Held {
+        /// Its name.
+        name: String,
+        /// What is done with it.
+        activity: Activity,
     },
     /// Another process has the disk or root directory open.
     #[error("the disk '{}' is in use by another process", path.display())]
@@ -115,6 +126,7 @@ impl Diagnose for RegistryError {
             Self::AlreadyExists { .. } => "ERROR_ALREADY_EXISTS",
             Self::Damaged { .. } => "ERROR_FILE_CORRUPT",
             Self::DiskExists { .. } | Self::LocationInUse { .. } => "ERROR_FILE_EXISTS",
+            Self::Held { .. } => "E_ILLEGAL_STATE_CHANGE",
             Self::InUse { .. } => "ERROR_SHARING_VIOLATION",
             Self::Name(error) => error.code(),
             Self::Io { source, .. } => io_code(source),
@@ -160,7 +172,7 @@ impl Diagnose for RegistryError {
             Self::SnapshotNotFound { .. } => {
                 "'wslr --manage NAME --list-snapshots' shows them".to_owned()
             }
-            Self::InUse { .. } | Self::SameVersion { .. } => return None,
+            Self::Held { .. } | Self::InUse { .. } | Self::SameVersion { .. } => return None,
             Self::Tree { source, .. } => return source.hint(),
         })
     }

@@ -209,6 +209,7 @@ fn reserve(
         elsewhere: None,
         reserved: false,
         state: State::Installing,
+        activity: None,
         default_uid: 0,
         run_oobe: !plan.is_import,
         flavor: String::new(),
@@ -247,6 +248,7 @@ pub(super) fn clear_abandoned(registry: &mut Registry, paths: &Paths) {
         if distro.state == State::Installed && distro.leftover.is_none() {
             clear_strays(distro, &distro.base_path);
         }
+        distro.activity = distro.held_for();
         clear_elsewhere(distro);
         clear_snapshots(distro);
     }
@@ -320,7 +322,7 @@ pub(super) fn check_free(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Conversion, remove};
+    use super::super::{Conversion, Relocation, remove};
     use super::*;
 
     struct Home {
@@ -639,6 +641,40 @@ mod tests {
         ));
         remove(&home.paths, distro.id).unwrap();
         assert!(distro.base_path.join("rootfs/mine").exists());
+    }
+
+    #[test]
+    fn b095_a_move_that_was_killed_after_its_rename_has_happened() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let new = home.directory.path().join("new");
+        let relocation = Relocation::begin(&home.paths, distro.id, &new).unwrap();
+        let new = relocation.to().to_owned();
+        fs::create_dir(distro.snapshots_path()).unwrap();
+        fs::write(distro.snapshots_path().join("kept"), "").unwrap();
+        fs::rename(distro.disk_path(), new.join(&distro.disk)).unwrap();
+        relocation.kill();
+        assert_eq!(home.registry().find("Debian").unwrap().base_path, new);
+        // Whoever comes next brings the rest.
+        home.install("Other");
+        let moved = home.registry().find("Debian").unwrap().clone();
+        assert_eq!((&moved.base_path, moved.elsewhere.as_ref()), (&new, None));
+        assert!(moved.snapshots_path().join("kept").exists() && !distro.base_path.exists());
+    }
+
+    #[test]
+    fn b095_a_move_that_was_killed_before_its_end_has_not_happened() {
+        let home = Home::new();
+        let distro = home.install("Debian");
+        let new = home.directory.path().join("new");
+        let relocation = Relocation::begin(&home.paths, distro.id, &new).unwrap();
+        drop(relocation.root().unwrap());
+        fs::create_dir(new.join("wslr-snapshots.partial")).unwrap();
+        relocation.kill();
+        assert_eq!(home.registry().find("Debian").unwrap().base_path, distro.base_path);
+        home.install("Other");
+        assert!(!new.exists() && distro.disk_path().exists());
+        assert_eq!(home.registry().find("Debian").unwrap(), &distro);
     }
 
     #[test]

@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::conversion::clear_strays;
 use super::distro::{SNAPSHOTS, partial};
+use super::hold::lock_distro;
 use super::installation::{clear_abandoned, make_private};
-use super::lock::{failed, is_locked, lock_root, make_root};
+use super::lock::{failed, is_locked, make_root};
 use super::removal::{delete_root, remove_directory};
 use super::snapshots::{Snapshot, copy_description};
 use super::{Distro, RegistryError, update};
@@ -43,7 +44,7 @@ impl Relocation {
         update(paths, |registry| {
             clear_abandoned(registry, paths);
             let record = registry.by_id(id)?.clone();
-            let old = lock_root(&record.disk_path())?;
+            let old = lock_distro(&record)?;
             let is_new = to.symlink_metadata().is_err();
             fs::create_dir_all(to).map_err(|source| failed("create", to, source))?;
             let to = to.canonicalize().map_err(|source| failed("open", to, source))?;
@@ -167,6 +168,15 @@ impl Relocation {
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+impl Relocation {
+    /// What `kill -9` leaves.
+    pub(super) fn kill(self) {
+        let relocation = std::mem::ManuallyDrop::new(self);
+        relocation.old.unlock().unwrap();
     }
 }
 

@@ -30,7 +30,9 @@ pub fn remove(paths: &Paths, id: Uuid) -> Result<(), RegistryError> {
         for path in roots(record) {
             match lock_root(&path) {
                 Ok(lock) => locks.push(lock),
-                Err(error @ RegistryError::InUse { .. }) => return Err(error),
+                Err(error @ RegistryError::InUse { .. }) => {
+                    return Err(record.held_error().unwrap_or(error));
+                }
                 // Not there, or broken: it is deleted as it is.
                 Err(_) => {}
             }

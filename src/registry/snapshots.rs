@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::distro::partial;
+use super::hold::lock_distro;
 use super::installation::{clear_abandoned, make_private};
 use super::lock::{failed, is_locked, lock_root, make_root};
 use super::removal::{delete_root, remove_directory};
@@ -141,7 +142,7 @@ impl NewSnapshot {
         update(paths, |registry| {
             clear_abandoned(registry, paths);
             let record = registry.by_id(id)?.clone();
-            let old = lock_root(&record.disk_path())?;
+            let old = lock_distro(&record)?;
             let all = record.snapshots_path();
             if all.join(name).symlink_metadata().is_ok() {
                 return Err(RegistryError::SnapshotExists { name: name.to_owned() });

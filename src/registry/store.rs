@@ -190,6 +190,7 @@ mod tests {
             elsewhere: None,
             reserved: false,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: String::new(),

@@ -14,6 +14,7 @@ pub mod distro;
 pub mod error;
 pub mod host_machine;
 pub mod machine;
+pub mod resolver_watch;
 pub mod server;
 pub mod session;
 pub mod slot;

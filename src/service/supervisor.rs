@@ -61,6 +61,8 @@ struct State {
     virtual_machine: Slot,
     distros: HashMap<Uuid, Distro>,
     connections: usize,
+    /// What keeps the virtual machine although no distro is in it.
+    holds: usize,
     /// When the last connection ended.
     alone_since: Instant,
 }
@@ -145,6 +147,23 @@ impl Drop for Connected {
     }
 }
 
+/// Work with the virtual machine that is no distro's; the machine does not end as idle while
+/// it lives.
+#[derive(Debug)]
+pub struct Hold {
+    supervisor: Arc<Supervisor>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.supervisor.state();
+        state.holds = state.holds.saturating_sub(1);
+        state.virtual_machine.quiet_since = Instant::now();
+        drop(state);
+        self.supervisor.changed.notify_all();
+    }
+}
+
 /// Why no session could be opened.
 #[derive(Debug)]
 pub enum OpenError {
@@ -168,6 +187,7 @@ impl Supervisor {
                 virtual_machine: Slot::default(),
                 distros: HashMap::new(),
                 connections: 0,
+                holds: 0,
                 alone_since: Instant::now(),
             }),
             changed: Condvar::new(),
@@ -504,6 +524,12 @@ impl Supervisor {
         }
     }
 
+    /// Keeps the virtual machine, where there is one or will be, from ending as idle.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.state().holds += 1;
+        Hold { supervisor: Arc::clone(self) }
+    }
+
     /// The running machine of that kind, if there is one.
     pub fn running(&self, kind: Kind) -> Option<Arc<Vm>> {
         match &self.state().slot(kind).machine {
@@ -762,6 +788,9 @@ impl State {
     /// The running machine of that kind, if no distro is in it or about to be.
     fn unused(&mut self, kind: Kind) -> Option<Arc<Vm>> {
         if self.distros.values().any(|distro| distro.kind.is_none_or(|other| other == kind)) {
+            return None;
+        }
+        if kind == Kind::Virtual && self.holds > 0 {
             return None;
         }
         match &self.slot(kind).machine {

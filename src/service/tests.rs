@@ -98,7 +98,7 @@ impl Guest {
                 continue;
             }
             let result = match request {
-                GuestRequest::Configure(_) => Ok(Vec::new()),
+                GuestRequest::Configure(_) | GuestRequest::SetSearch { .. } => Ok(Vec::new()),
                 GuestRequest::SetTime { .. } => Ok(Vec::new()),
                 GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
                 GuestRequest::MountDisk(disk) => match &disk.mount {
@@ -326,6 +326,7 @@ impl Service {
             elsewhere: None,
             reserved: false,
             state: State::Installed,
+            activity: None,
             default_uid: 0,
             run_oobe: false,
             flavor: String::new(),

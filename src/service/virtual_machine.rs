@@ -37,7 +37,7 @@ use crate::vmm::machine::{Configuration, VirtualMachine};
 use crate::vmm::{command_line, probe};
 
 /// Where the host's resolver is set up.
-const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
+pub const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
 
 /// The contexts of a machine that cannot be built in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance/CreateVm";
@@ -184,6 +184,7 @@ fn network_device(addresses: Addresses, networking: &Networking, ports: Ports) -
     let settings = nat::Settings {
         addresses,
         resolver: PathBuf::from(RESOLVER_SETTINGS),
+        hosts: PathBuf::from("/etc/hosts"),
         ports,
         host_loopback: networking.host_loopback,
     };
@@ -199,6 +200,7 @@ fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
     let settings = std::fs::read_to_string(RESOLVER_SETTINGS).unwrap_or_default();
     let forwarding = networking.localhost_forwarding;
     Network {
+        mode: networking.mode.name().to_owned(),
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,

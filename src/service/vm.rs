@@ -1,5 +1,6 @@
 //! A running machine together with its control channel, from boot to end.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -8,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
 use super::machine::{Kind, Machine};
+use super::resolver_watch;
 use super::supervisor::Supervisor;
+use super::virtual_machine::RESOLVER_SETTINGS;
 use super::{clock, distro, log};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
@@ -105,9 +108,11 @@ impl Vm {
             }
             Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
         }
+        let ended = vm.watch_resolver();
         let (watched, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
         super::spawn("machine-end", move || {
             let exit = watched.machine.wait();
+            drop(ended);
             log(format_args!("{exit}"));
             let failure = match exit {
                 exit @ (Exit::Reset | Exit::Failure { .. }) => {
@@ -122,6 +127,21 @@ impl Vm {
         })
         .inspect_err(|_| vm.machine.kill())?;
         Ok((vm, warnings))
+    }
+
+    /// Follows the host's settings of names into a machine with a network of its own, until
+    /// what this gives is dropped.
+    fn watch_resolver(self: &Arc<Self>) -> Option<UnixStream> {
+        let search = self.machine.network()?.search;
+        let (ours, theirs) = UnixStream::pair().ok()?;
+        let vm = Arc::clone(self);
+        let spawned = super::spawn("resolver", move || {
+            resolver_watch::run(&vm, Path::new(RESOLVER_SETTINGS), search, &theirs);
+        });
+        if let Err(failure) = spawned {
+            log(format_args!("{failure}"));
+        }
+        Some(ours)
     }
 
     /// Takes what the guest tells.

@@ -16,7 +16,7 @@ fn b026_help_goes_to_standard_output_and_succeeds() {
 #[test]
 fn b017_unknown_options_and_missing_values() {
     let home = Home::new();
-    for word in ["--unknown-flag", "--export", "-x"] {
+    for word in ["--unknown-flag", "-x"] {
         let message = format!("Invalid command line argument: {word}");
         home.wslr([word]).fails(&message, HELP, None).run();
     }

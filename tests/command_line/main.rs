@@ -7,6 +7,7 @@
 mod support;
 
 mod bad_input;
+mod export;
 mod generated;
 mod grammar;
 mod import;

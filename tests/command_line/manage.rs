@@ -172,6 +172,9 @@ fn b092_wrong_values_are_named() {
     home.wslr(["--manage", "D", "--compact", "--json"])
         .fails("Arguments --compact and --json can't be specified at same time.", hint, None)
         .run();
+    home.wslr(["--manage", "--move", "."])
+        .fails("Argument --manage is missing a required parameter.", hint, None)
+        .run();
     let code = Some("Wsl/Service/WSL_E_DISTRO_NOT_FOUND");
     let hint = Some("'wslr --list' shows the installed distributions");
     home.wslr(["--manage", "nope", "--resize", "10GB"])

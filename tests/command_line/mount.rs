@@ -1,8 +1,11 @@
 //! `--mount` and `--unmount` as far as they need no machine.
 
+use std::fs;
+
 use crate::install::home;
 use crate::support::Home;
 use crate::support::tar::Tar;
+use crate::support::tree::{Mount, is_root};
 
 const DONE: &str = "The operation completed successfully.\n";
 
@@ -48,6 +51,31 @@ fn b115_b118_a_disk_and_a_distro_must_be_there() {
             "Failed to attach disk 'disk.img' to WSL2: it is no block device",
             Some("--vhd is for a file with a disk"),
             Some("Wsl/Service/AttachDisk/MountDisk/HCS/E_INVALIDARG"),
+        )
+        .run();
+    home.wslr(["--shutdown"]).run();
+}
+
+#[test]
+fn b116_a_device_that_the_host_uses_is_refused() {
+    if !is_root() {
+        return eprintln!("needs root: a mount");
+    }
+    let home = home();
+    home.write("d.tar", Tar::distro().bytes());
+    let words = ["--install", "-n", "-f", "d.tar", "--name", "D", "--vhd-size", "64MB"];
+    assert!(home.wslr(words).command().output().unwrap().status.success());
+    let base = fs::read_dir(home.data("distros")).unwrap().next().unwrap().unwrap().path();
+    let mount = Mount::new(&base.join("ext4.img"), "ro,loop");
+    let mounted = mount.path().to_str().unwrap();
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = table.lines().find(|line| line.contains(mounted)).unwrap();
+    let device = line.split(' ').next().unwrap();
+    home.wslr(["--mount", device])
+        .fails(
+            &format!("Failed to attach disk '{device}' to WSL2: it is in use on this host"),
+            None,
+            Some("Wsl/Service/AttachDisk/MountDisk/HCS/ERROR_SHARING_VIOLATION"),
         )
         .run();
     home.wslr(["--shutdown"]).run();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use wslr::disk::raw::Raw;
@@ -112,31 +112,58 @@ fn b100_deleted_files_give_their_space_back_by_themselves() {
     wait_for("the space to come back", || taken() <= before + before / 20);
 }
 
-/// A disk with two partitions, each with a file system.
-fn partitioned(name: &str) -> std::path::PathBuf {
+/// A FAT16 file system of 32 MB with one file, `HELLO.TXT`.
+fn fat() -> Vec<u8> {
+    const CLUSTER: usize = 2048;
+    let (sector, table, root) = (512, 65 * 512, 512 * 32);
+    let mut bytes = vec![0; 32 << 20];
+    bytes[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
+    bytes[3..11].copy_from_slice(b"MSDOS5.0");
+    for (at, value) in [(11, 512_u16), (14, 1), (17, 512), (22, 65), (24, 32), (26, 2)] {
+        bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+    (bytes[13], bytes[16], bytes[21]) = ((CLUSTER / 512) as u8, 1, 0xf8);
+    bytes[32..36].copy_from_slice(&65536_u32.to_le_bytes());
+    (bytes[36], bytes[38]) = (0x80, 0x29);
+    bytes[43..54].copy_from_slice(b"TEST       ");
+    bytes[54..62].copy_from_slice(b"FAT16   ");
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    bytes[sector..sector + 6].copy_from_slice(&[0xf8, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    let entry = &mut bytes[sector + table..][..32];
+    entry[..11].copy_from_slice(b"HELLO   TXT");
+    entry[11] = 0x20;
+    entry[26] = 2;
+    entry[28] = 6;
+    bytes[sector + table + root..][..6].copy_from_slice(b"hello\n");
+    bytes
+}
+
+/// A disk with two partitions, of ext4 and FAT.
+fn partitioned(name: &str) -> PathBuf {
     const SIZE: u64 = 32 << 20;
     let path = home().path(name);
-    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let new =
+        |path: &Path| File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    let file = new(&path);
     file.set_len((1 << 20) + 2 * SIZE).unwrap();
-    let part = home().path("part.img");
+    let plain = home().path("part.img");
+    let part = new(&plain);
+    let options = ext4::Options { size: SIZE, ..ext4::Options::default() };
+    ext4::Writer::new(part.try_clone().unwrap(), options).unwrap().finish().unwrap();
+    fs::remove_file(plain).unwrap();
+    let mut first = vec![0; SIZE as usize];
+    part.read_exact_at(&mut first, 0).unwrap();
     let mut table = [0; 512];
-    for index in 0..2 {
-        let new = File::options().read(true).write(true).create(true).truncate(true).open(&part);
-        let new = new.unwrap();
-        let options = ext4::Options { size: SIZE, ..ext4::Options::default() };
-        ext4::Writer::new(new.try_clone().unwrap(), options).unwrap().finish().unwrap();
-        let start = (1 << 20) + index * SIZE;
-        let mut bytes = vec![0; SIZE as usize];
-        new.read_exact_at(&mut bytes, 0).unwrap();
+    for (index, (bytes, kind)) in [(first, 0x83), (fat(), 0x06)].into_iter().enumerate() {
+        let start = (1 << 20) + index as u64 * SIZE;
         file.write_all_at(&bytes, start).unwrap();
-        let entry = &mut table[446 + 16 * index as usize..][..16];
-        entry[4] = 0x83;
+        let entry = &mut table[446 + 16 * index..][..16];
+        entry[4] = kind;
         entry[8..12].copy_from_slice(&((start / 512) as u32).to_le_bytes());
         entry[12..].copy_from_slice(&((SIZE / 512) as u32).to_le_bytes());
     }
     table[510..].copy_from_slice(&[0x55, 0xaa]);
     file.write_all_at(&table, 0).unwrap();
-    fs::remove_file(part).unwrap();
     path
 }
 
@@ -175,12 +202,15 @@ fn b103_to_b117_a_users_disk_is_mounted_in_all_distros() {
     let first = format!("/mnt/wsl/{name}p1");
     let expected = format!("The disk was successfully mounted as '{first}'.\n");
     assert!(said.starts_with(&expected), "{said}");
-    let more = ["-p", "2", "--name", "two", "--type", "ext4", "--options", "data=ordered,sync"];
-    assert!(mount(&more).status.success());
+    let output = mount(&["-p", "2", "--name", "two", "--type", "ext4"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let output = mount(&["-p", "2", "--name", "two", "--options", "umask=077,sync"]);
+    assert!(output.status.success(), "{output:?}");
     let options = shell(ALPHA, "grep ' /mnt/wsl/two ' /proc/mounts");
-    for option in ["sync", "data=ordered", "relatime"] {
+    for option in ["vfat", "sync", "fmask=0077", "relatime"] {
         assert!(options.contains(option), "{options}");
     }
+    assert_eq!(shell(BETA, "cat /mnt/wsl/two/HELLO.TXT /mnt/wsl/two/hello.txt"), "hello\nhello\n");
     shell(ALPHA, &format!("echo shared > {first}/file; sync"));
     assert_eq!(shell(BETA, &format!("cat {first}/file")), "shared\n");
 
@@ -194,6 +224,13 @@ fn b103_to_b117_a_users_disk_is_mounted_in_all_distros() {
     assert_eq!(whole.status.code(), Some(1), "{whole:?}");
     let unknown = mount(&["--name", "whole"]);
     assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+
+    // It comes back with the machine, whose service does not even end in order.
+    kill_service();
+    assert_eq!(
+        shell(ALPHA, &format!("cat {first}/file /mnt/wsl/two/hello.txt")),
+        "shared\nhello\n"
+    );
 
     // Not while somebody is in it.
     let held = format!("cd {first} && exec sleep 600");
@@ -216,4 +253,28 @@ fn b103_to_b117_a_users_disk_is_mounted_in_all_distros() {
     let mut super_block = [0; 2];
     disk.read_at(&mut super_block, (1 << 20) + 1024 + 56).unwrap();
     assert_eq!(super_block, [0x53, 0xef]);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b052_a_distro_on_a_corrupt_disk_does_not_start_and_nothing_hangs() {
+    let directory = home().path("corrupt");
+    fs::create_dir(&directory).unwrap();
+    let path = directory.join("corrupt.img");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let options = ext4::Options { size: 32 << 20, ..ext4::Options::default() };
+    ext4::Writer::new(file.try_clone().unwrap(), options).unwrap().finish().unwrap();
+    // Without /etc it is no distro, and would be told so; this one gets its files lost.
+    let output = wslr(&["--import-in-place", "Corrupt", path.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    // First what only the kernel sees, the descriptors; then the superblock.
+    for (offset, length) in [(4096, 4096), (1024, 1024)] {
+        file.write_all_at(&vec![0x5a; length], offset).unwrap();
+        file.sync_all().unwrap();
+        let output = wslr(&["-d", "Corrupt", "--", "true"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("WSL_E_DISK_CORRUPTED\n"), "{said}");
+        assert_eq!(output.status.code(), Some(255));
+    }
+    assert!(wslr(&["--unregister", "Corrupt"]).status.success());
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use sha2::{Digest, Sha256};
 
-use crate::fixture::{ALPHA, home, in_distro, shell, wait_for};
+use crate::fixture::{ALPHA, configure, home, in_distro, shell, wait_for};
 
 /// The address of this machine that others reach it by.
 fn own_address() -> IpAddr {
@@ -71,6 +71,15 @@ fn b197_a_name_is_found_and_its_server_answers() {
     assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 "), "{output:?}");
 }
 
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn b173_a_distro_is_told_how_it_is_connected() {
+    let output = in_distro(ALPHA, &["wslinfo", "--networking-mode"]);
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"nat\n"[..], &b""[..]));
+    let output = in_distro(ALPHA, &["wslinfo", "--invalid"]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+}
+
 /// What `--status` says of a port.
 fn port(number: u16) -> Option<serde_json::Value> {
     let output = home().wslr(["--status", "--json"]).command().output().unwrap();
@@ -128,4 +137,37 @@ fn the_hosts_own_services_are_reached_by_the_name_that_stands_for_it() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "of the host", "{output:?}");
     }
     server.join().unwrap();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
+    configure("networkingMode=none\n");
+    home().wslr(["--shutdown"]).run();
+    assert_eq!(shell(ALPHA, "ls /sys/class/net; wslinfo --networking-mode"), "lo\nnone\n");
+    configure("networkingMode=mirrored\nlocalhostForwarding=false\n[wslr]\nhostLoopback=false\n");
+    home().wslr(["--shutdown"]).run();
+    let output = in_distro(ALPHA, &["wslinfo", "-n", "--networking-mode"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("falling back to networkingMode nat"), "{said}");
+    assert_eq!(output.stdout, b"nat");
+    // Neither way through the loopback addresses.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = listener.local_addr().unwrap().port();
+    shell(ALPHA, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
+    let line = format!("exec 3<>/dev/tcp/host.wslr.internal/{number}");
+    assert!(!in_distro(ALPHA, &["bash", "-c", &line]).status.success());
+    let server = "$s = IO::Socket::IP->new(LocalPort => 8203, Listen => 5) or die $!; \
+                  print 'listens'; close STDOUT; sleep 3600";
+    let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", server]);
+    let output = test.command().stdin(std::process::Stdio::null());
+    let mut session = output.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    session.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((said.as_str(), port(8203)), ("listens", None));
+    assert!(TcpStream::connect("127.0.0.1:8203").is_err());
+    session.kill().unwrap();
+    session.wait().unwrap();
+    configure("");
+    home().wslr(["--shutdown"]).run();
 }

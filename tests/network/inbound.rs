@@ -12,7 +12,7 @@ use crate::{PATIENCE, accept, address, connect, wait_for};
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
 
-fn opened(link: &Link, socket: u64, transport: Transport, place: &str, port: u16) {
+pub fn opened(link: &Link, socket: u64, transport: Transport, place: &str, port: u16) {
     link.ports.opened(Listener {
         socket,
         distro: Uuid::nil(),

@@ -38,6 +38,7 @@ pub struct Link {
     pub ports: Ports,
     /// Flows of the NAT.
     flows: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     guest: File,
     stop: EventFd,
     nat: Option<JoinHandle<()>>,
@@ -105,25 +106,53 @@ impl Link {
         let stop = EventFd::new(EFD_NONBLOCK).unwrap();
         let ports = Ports::new(|text| println!("{text}"), Default::default()).unwrap();
         let (losses, flows) = (Arc::<AtomicU32>::default(), Arc::<AtomicUsize>::default());
+        let connections = Arc::<AtomicUsize>::default();
         let nat = thread::spawn({
             let stop = stop.try_clone().unwrap();
-            let (losses, flows) = (Arc::clone(&losses), Arc::clone(&flows));
+            let losses = Arc::clone(&losses);
+            let counts = [Arc::clone(&flows), Arc::clone(&connections)];
             let settings = Settings {
                 addresses,
                 resolver: resolver.clone(),
+                hosts: resolver.with_file_name("hosts"),
                 ports: ports.clone(),
                 host_loopback: options.host_loopback,
             };
             let nat = Nat::new(settings, options.offloads).unwrap();
-            move || serve(nat, tap, &stop, &losses, &flows)
+            move || serve(nat, tap, &stop, &losses, &counts)
         });
         let nat = Some(nat);
-        Self { addresses, resolver, losses, ports, flows, guest, stop, nat, _directory: directory }
+        Self {
+            addresses,
+            resolver,
+            losses,
+            ports,
+            flows,
+            connections,
+            guest,
+            stop,
+            nat,
+            _directory: directory,
+        }
     }
 
     /// How many flows there are now.
     pub fn flows(&self) -> usize {
         self.flows.load(Ordering::Relaxed)
+    }
+
+    /// How many of them are connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Runs something on the host, whose namespace is that of whoever made the link.
+    pub fn on_host<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        // A thread has the namespace of the one that starts it.
+        thread::spawn(work)
     }
 
     /// Runs something in the guest.
@@ -152,7 +181,8 @@ impl Drop for Link {
     }
 }
 
-fn make_guest(addresses: Addresses) -> (File, File) {
+/// A guest in the namespace that this thread makes and enters: the cable, and the namespace.
+pub fn make_guest(addresses: Addresses) -> (File, File) {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -185,6 +215,7 @@ fn make_guest(addresses: Addresses) -> (File, File) {
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
     let network = Network {
+        mode: "nat".to_owned(),
         guest4: addresses.guest4,
         gateway4: addresses.gateway4,
         prefix4: addresses::PREFIX4,
@@ -203,7 +234,13 @@ fn make_guest(addresses: Addresses) -> (File, File) {
 }
 
 /// What the device's worker does, with a TAP for queues.
-fn serve(mut nat: Nat, mut tap: File, stop: &EventFd, losses: &AtomicU32, flows: &AtomicUsize) {
+pub fn serve(
+    mut nat: Nat,
+    mut tap: File,
+    stop: &EventFd,
+    losses: &AtomicU32,
+    counts: &[Arc<AtomicUsize>; 2],
+) {
     let add = |fd: i32, number| {
         let interest = EpollEvent::new(EventSet::IN, number);
         nat.epoll().ctl(ControlOperation::Add, fd, interest).unwrap();
@@ -256,6 +293,7 @@ fn serve(mut nat: Nat, mut tap: File, stop: &EventFd, losses: &AtomicU32, flows:
                 true
             });
         }
-        flows.store(nat.flows(), Ordering::Relaxed);
+        counts[0].store(nat.flows(), Ordering::Relaxed);
+        counts[1].store(nat.connections(), Ordering::Relaxed);
     }
 }

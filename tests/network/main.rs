@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "plain calls on local structures")]
 
+mod crowds;
 mod inbound;
 mod link;
 mod listeners;
@@ -434,6 +435,22 @@ fn b198_b200_names_are_asked_of_the_hosts_resolver_as_it_is_now() {
     let (bytes, took) = ask(resolver, 4);
     assert_eq!(bytes, answer(&question(4), b'a'));
     assert!(took < Duration::from_secs(1), "{took:?}");
+    // What only the host's file knows, and the host itself (B201).
+    fs::write(link.resolver.with_file_name("hosts"), "192.0.2.77 name.example\n").unwrap();
+    let mut known = question(6);
+    let kind = known.len() - 3;
+    known[kind] = 1;
+    let asked = known.clone();
+    let found = link.in_guest(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send_to(&asked, (resolver, 53)).unwrap();
+        let mut bytes = [0; 512];
+        let length = socket.recv(&mut bytes).unwrap();
+        bytes[..length].to_vec()
+    });
+    assert!(found.starts_with(&[0, 6, 0x85, 0x80, 0, 1, 0, 1]), "{found:?}");
+    assert!(found.ends_with(&[192, 0, 2, 77]), "{found:?}");
     // None at all: told so at once.
     for settings in ["nameserver 127.0.0.9\n", "nameserver 192.0.2.1\n"] {
         fs::write(&link.resolver, settings).unwrap();

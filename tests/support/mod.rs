@@ -5,6 +5,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
 pub mod debian;
+pub mod nasty;
 pub mod server;
 pub mod tar;
 pub mod tree;

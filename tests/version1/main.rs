@@ -14,6 +14,7 @@ mod directories;
 mod endurance;
 mod errors;
 mod escape;
+mod export;
 mod first_start;
 mod fixture;
 mod lifetime;

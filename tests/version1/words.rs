@@ -14,11 +14,25 @@ crate::as_root_and_as_user! {
     b018_several_words_arrive_as_typed
     b019_the_shell_there_interprets
     a_command_has_a_private_world
+    b217_the_hosts_proxy_is_a_commands
 }
 
 fn b001_a_command_prints() {
     home().wslr(["echo", "foo"]).stdout("foo\n").run();
     home().wslr(["-d", "Alpha", "--", "cat", "/etc/hostname"]).stdout("[..]\n").run();
+}
+
+fn b217_the_hosts_proxy_is_a_commands() {
+    let words = ["echo $http_proxy $HTTP_PROXY $no_proxy."];
+    let proxy = "http://localhost:3128";
+    home()
+        .wslr(words)
+        .env("HTTP_PROXY", proxy)
+        .env("no_proxy", "a,b")
+        .stdout(format!("{proxy} {proxy} a,b.\n"))
+        .run();
+    // The next command has what is then.
+    home().wslr(words).stdout(".\n").run();
 }
 
 fn b002_a_user_is_named() {

@@ -28,6 +28,12 @@ pub enum GrammarError {
         /// The other.
         second: String,
     },
+    /// A format that an export cannot have (B047).
+    #[error("Invalid format: {}", value.display())]
+    Format {
+        /// As typed.
+        value: OsString,
+    },
     /// A word that is no option (B017).
     #[error("Invalid command line argument: {}", argument.display())]
     Invalid {
@@ -60,7 +66,7 @@ pub enum GrammarError {
     /// A size that is none (B033).
     #[error(transparent)]
     Size(#[from] SizeError),
-    /// Options of a listing that exclude each other (B037).
+    /// Options of a listing or an export that exclude each other (B037, B047).
     #[error("Arguments {first} and {second} can't be specified at same time.")]
     Usage {
         /// The one.
@@ -108,6 +114,9 @@ impl Diagnose for GrammarError {
                 Some("'wslr --unregister NAME' removes a distribution".to_owned())
             }
             Self::NoSystemDistro => Some("'wslr' without --system runs a distribution".to_owned()),
+            Self::Format { .. } => {
+                Some("a format is tar, tar.gz, tar.xz, tar.zst or vhd".to_owned())
+            }
             Self::ActionRequired => Some("'wslr --manage --help' lists the actions".to_owned()),
             Self::Version { .. } => Some("a version is 1 or 2".to_owned()),
             Self::Size(error) => error.hint(),

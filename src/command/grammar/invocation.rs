@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use crate::command::table::Verb;
+use crate::image::compressor::Compression;
 use crate::protocol::session::{Directory, Program};
 
 /// One command line, understood.
@@ -15,6 +16,8 @@ pub enum Invocation {
     Help,
     /// Show the usage of one verb.
     HelpFor(&'static Verb),
+    /// Make an archive or a disk of a distro.
+    Export(Export),
     /// Make a distro of an archive or a disk.
     Import(Import),
     /// Make a distro of a disk where it lies.
@@ -144,6 +147,26 @@ pub struct Mount {
     pub options: String,
     /// The number of the partition.
     pub partition: Option<u32>,
+}
+
+/// What to make of a distro, and where.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Export {
+    /// Its name.
+    pub name: String,
+    /// The file to write; `-` is standard output.
+    pub file: OsString,
+    /// What to write.
+    pub format: ExportFormat,
+}
+
+/// What is made of a distro.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ExportFormat {
+    /// A tar archive.
+    Archive(Compression),
+    /// A disk; the file's name tells which.
+    Disk,
 }
 
 /// What to change of which distro.

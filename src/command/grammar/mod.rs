@@ -19,7 +19,8 @@ use super::table::{OPTIONS, VERBS};
 use crate::protocol::session::{Directory, Program};
 pub use error::GrammarError;
 pub use invocation::{
-    Import, Install, Invocation, List, Manage, ManageAction, Mount, Run, Selection,
+    Export, ExportFormat, Import, Install, Invocation, List, Manage, ManageAction, Mount, Run,
+    Selection,
 };
 
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::error::GrammarError;
-use super::invocation::{Import, Install, Invocation, List, Mount};
+use super::invocation::{Export, ExportFormat, Import, Install, Invocation, List, Mount};
 use super::manage;
 use super::tail::Tail;
 use crate::command::table::Verb;
 use crate::config::size;
+use crate::image::compressor::Compression;
 
 /// Reads what follows `verb`, which was typed as `word`.
 pub(super) fn parse(
@@ -33,6 +34,14 @@ pub(super) fn parse(
     let first = operands.next();
     let name = || first.as_deref().map(text).unwrap_or_default();
     Ok(match verb.flag.long {
+        "--export" => {
+            let format = export_format(&mut tail)?;
+            Invocation::Export(Export {
+                name: name(),
+                file: operands.next().unwrap_or_default(),
+                format,
+            })
+        }
         "--import" => {
             let mut next = || operands.next().unwrap_or_default();
             let (location, file) = (PathBuf::from(next()), next());
@@ -69,6 +78,27 @@ pub(super) fn parse(
         "--version" => Invocation::Version { json },
         _ => Invocation::Help,
     })
+}
+
+/// What an export makes (1.6).
+fn export_format(tail: &mut Tail) -> Result<ExportFormat, GrammarError> {
+    let vhd = tail.has("--vhd");
+    let Some(value) = tail.value("--format") else {
+        let archive = ExportFormat::Archive(Compression::None);
+        return Ok(if vhd { ExportFormat::Disk } else { archive });
+    };
+    let compression = match value.as_bytes() {
+        b"vhd" => return Ok(ExportFormat::Disk),
+        b"tar" => Compression::None,
+        b"tar.gz" => Compression::Gzip,
+        b"tar.xz" => Compression::Xz,
+        b"tar.zst" => Compression::Zstd,
+        _ => return Err(GrammarError::Format { value }),
+    };
+    if vhd {
+        return Err(GrammarError::Usage { first: "--format", second: "--vhd" });
+    }
+    Ok(ExportFormat::Archive(compression))
 }
 
 fn list(tail: &Tail) -> Result<List, GrammarError> {

@@ -40,10 +40,15 @@ impl Image {
             return Err(ReadError::Unsupported { features: "bigalloc".to_owned() });
         }
         let size = self.layout.block_size as u64;
+        // As few as `mke2fs` allows, as many as a bitmap has bits.
+        let per_group = self.layout.blocks_per_group;
+        if !(256..=size * 8).contains(&per_group) || !per_group.is_multiple_of(8) {
+            return Err(ReadError::damaged(format!("its groups have {per_group} blocks")));
+        }
         let mut run = 0..0;
         for group in 0..self.layout.groups {
-            let start = self.layout.first_block + group * self.layout.blocks_per_group;
-            let end = (start + self.layout.blocks_per_group).min(self.layout.blocks);
+            let start = self.layout.first_block + group * per_group;
+            let end = (start + per_group).min(self.layout.blocks);
             let bitmap = self.block_bitmap(group)?;
             let mut block = start;
             while block < end {

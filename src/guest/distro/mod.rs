@@ -42,6 +42,8 @@ pub struct Options {
     pub shared: Option<PathBuf>,
     /// The executable bound read-only at `/init` (B151).
     pub init: Option<PathBuf>,
+    /// How the distro is connected, in `wsl`'s words; told where there is an `init`.
+    pub networking: String,
     /// The kernel's modules, for `/lib/modules/<release>`.
     pub modules: Option<Modules>,
 }

@@ -14,11 +14,14 @@ use nix::unistd::{chdir, pivot_root, sethostname};
 
 use super::{Kernel, Options, Root, files, mounts, protection};
 use crate::config::wslconf::WslConf;
-use crate::guest::{disk, sys};
+use crate::guest::{disk, information, sys};
 use crate::protocol::guest::GuestError;
 
 /// Devices of the starter's `/dev` that a distro without the machine's devices gets.
 const HARMLESS: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+
+/// Where a distro finds the executable of its machine's init.
+const INIT: &str = "/init";
 
 /// A distro entered.
 #[derive(Debug)]
@@ -79,6 +82,9 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
             Place::Shared => files::shared(&conf),
         };
         warnings.extend(mount.attach(&target));
+    }
+    if options.init.is_some() {
+        warnings.extend(information::install(Path::new(INIT), &options.networking));
     }
     warnings.extend(files::write_all(&conf, &hostname, options.time_zone.as_deref()));
     if options.kernel == Kernel::Own && conf.automount.mount_fstab {
@@ -141,7 +147,7 @@ fn bring(options: &Options) -> Result<Vec<(Brought, Place)>, GuestError> {
         add(shared, Place::Shared, false, false)?;
     }
     if let Some(init) = &options.init {
-        add(init, Place::At("/init".into()), true, true)?;
+        add(init, Place::At(INIT.into()), true, true)?;
     }
     if let Some(modules) = &options.modules {
         let target = Path::new("/lib/modules").join(&modules.release);

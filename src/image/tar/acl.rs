@@ -39,6 +39,35 @@ pub(super) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
     Some(value)
 }
 
+/// The text of an attribute's value, users and groups by number, entries separated by
+/// commas, which every archiver reads. `None` where the value is malformed.
+pub(super) fn to_text(value: &[u8]) -> Option<String> {
+    let (entries, rest) = value.strip_prefix(&VERSION.to_le_bytes())?.as_chunks::<8>();
+    if !rest.is_empty() || entries.is_empty() {
+        return None;
+    }
+    let texts = entries.iter().map(|entry| {
+        let [tag, tag_high, permissions, permissions_high, id @ ..] = *entry;
+        let id = u32::from_le_bytes(id);
+        let name = match u16::from_le_bytes([tag, tag_high]) {
+            USER_OBJECT => "user:".to_owned(),
+            USER => format!("user:{id}"),
+            GROUP_OBJECT => "group:".to_owned(),
+            GROUP => format!("group:{id}"),
+            MASK => "mask:".to_owned(),
+            OTHER => "other:".to_owned(),
+            _ => return None,
+        };
+        let permissions = u16::from_le_bytes([permissions, permissions_high]);
+        if permissions > 7 {
+            return None;
+        }
+        let letter = |bit, letter| if permissions & bit != 0 { letter } else { '-' };
+        Some(format!("{name}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')))
+    });
+    Some(texts.collect::<Option<Vec<_>>>()?.join(","))
+}
+
 fn entry(text: &str) -> Option<(u16, u32, u16)> {
     let mut fields = text.split(':').map(str::trim);
     let tag = fields.next()?;
@@ -96,6 +125,17 @@ mod tests {
             expected.extend(id.to_le_bytes());
         }
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_value_and_its_text_are_the_same_list() {
+        let text = "user::rwx,user:7:r-x,group::---,group:50:-w-,mask::rwx,other::r--";
+        let value = from_text(text.as_bytes()).unwrap();
+        assert_eq!(to_text(&value).unwrap(), text);
+        for length in 0..value.len() {
+            let is_whole = length > 4 && length % 8 == 4;
+            assert_eq!(to_text(&value[..length]).is_some(), is_whole, "{length}");
+        }
     }
 
     #[test]

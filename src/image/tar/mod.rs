@@ -1,7 +1,7 @@
 //! Tar archives as tree entries: ustar, GNU and PAX, sparse files, attributes.
 //!
-//! [`read_entries`] is the one way in, for root file system images and for the packages of
-//! an archive. Nothing is unpacked and no name is trusted: paths go through [`TreePath`],
+//! [`Writer`] is the way out. [`read_entries`] is the one way in, for root file system images
+//! and for the packages of an archive. Nothing is unpacked and no name is trusted: paths go through [`TreePath`],
 //! all numbers are checked, and what is held in memory is bounded whatever the archive
 //! says. Formats: POSIX.1-2024 `pax`, sections "ustar Interchange Format" and "pax
 //! Header Block"; the GNU tar manual, "Sparse Formats" and "Basic Tar Format".
@@ -9,8 +9,10 @@
 mod acl;
 mod header;
 mod pax;
+mod records;
 mod source;
 mod sparse;
+mod writer;
 
 use std::io::Read;
 
@@ -21,6 +23,7 @@ use crate::tree::{Entry, Kind, Metadata, Segment, Sink, Timestamp};
 use self::header::Type;
 use self::pax::Extensions;
 use self::source::{Content, Source};
+pub use self::writer::{Measure, WriteError, Writer};
 
 /// The longest name or link target of a GNU long-name member, in bytes.
 const MAXIMUM_LONG_NAME: u64 = 64 << 10;

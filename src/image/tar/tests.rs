@@ -337,3 +337,190 @@ proptest! {
         let _ = read(&bytes);
     }
 }
+
+/// Hands entries to a sink as a reader of them would.
+fn add_all<S: Sink>(sink: &mut S, all: &[Seen]) -> Result<(), S::Error> {
+    for seen in all {
+        let path = TreePath::new(&seen.path).unwrap();
+        let target;
+        let mut content = seen.content.as_slice();
+        let words: Vec<&str> = seen.kind.splitn(2, ' ').collect();
+        let device = || words[1].split_once(':').map(|(a, b)| (a.parse(), b.parse())).unwrap();
+        let kind = match words[0] {
+            "block" | "character" => match (words[0], device()) {
+                ("block", (Ok(major), Ok(minor))) => Kind::BlockDevice { major, minor },
+                (_, (Ok(major), Ok(minor))) => Kind::CharacterDevice { major, minor },
+                _ => panic!("{}", seen.kind),
+            },
+            "directory" => Kind::Directory,
+            "fifo" => Kind::Fifo,
+            "file" => {
+                let size = words[1].parse().unwrap();
+                Kind::File { size, segments: &seen.segments, content: &mut content }
+            }
+            "link" => {
+                target = TreePath::new(words[1].as_bytes()).unwrap();
+                Kind::HardLink { target: &target }
+            }
+            "socket" => Kind::Socket,
+            _ => Kind::SymbolicLink { target: words[1].as_bytes() },
+        };
+        sink.add(Entry { path: &path, metadata: &seen.metadata, kind })?;
+    }
+    Ok(())
+}
+
+fn write(all: &[Seen]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    add_all(&mut writer, all).unwrap();
+    let archive = writer.finish().unwrap();
+    let mut measure = Measure::default();
+    add_all(&mut measure, all).unwrap();
+    assert_eq!(measure.length + 2 * BLOCK, archive.len() as u64);
+    archive
+}
+
+fn seen(path: impl AsRef<[u8]>, kind: &str, content: &[u8]) -> Seen {
+    let length = content.len() as u64;
+    Seen {
+        path: path.as_ref().to_vec(),
+        metadata: Metadata { mode: 0o644, ..Metadata::default() },
+        kind: kind.to_owned(),
+        segments: Some(Segment { offset: 0, length }).filter(|_| length > 0).into_iter().collect(),
+        content: content.to_vec(),
+    }
+}
+
+#[test]
+fn b045_what_is_written_is_read_back() {
+    let mut all = vec![seen("", "directory", b""), seen("d", "directory", b"")];
+    for length in [1, 97, 98, 99, 100, 101, 155, 255] {
+        all.push(seen("x".repeat(length), "file 3", b"abc"));
+        all.push(seen(format!("d/{}", "y".repeat(length)), "directory", b""));
+        all.push(seen(format!("l{length}"), &format!("symlink {}", "z".repeat(length)), b""));
+        let deep = format!("{}/{}/{length}", "a".repeat(length), "b".repeat(length));
+        all.push(seen(&deep, "file 600", &[7; 600]));
+        all.push(seen(format!("h{length}"), &format!("link /{deep}"), b""));
+    }
+    all.push(seen(b"not-text-\xff\xfe", "file 0", b""));
+    all.push(seen(b"new\nline", "fifo", b""));
+    all.push(seen("null", "character 1:3", b""));
+    all.push(seen("big", "block 4095:1048575", b""));
+    all.push(seen("huge", &format!("file {}", 1_u64 << 40), b"end"));
+    all.last_mut().unwrap().segments = vec![Segment { offset: (1 << 40) - 3, length: 3 }];
+    all.push(seen(b"holes-\xff", "file 100000", &[1; 30000]));
+    all.last_mut().unwrap().segments =
+        vec![Segment { offset: 4096, length: 10000 }, Segment { offset: 20480, length: 20000 }];
+    all.push(seen("all-hole", "file 4096", b""));
+    for (index, (seconds, nanoseconds)) in
+        [(0, 1), (-1, 0), (-5, 999_999_999), (1 << 33, 0), (i64::MAX, 7), (1, 0)].iter().enumerate()
+    {
+        let mut entry = seen(format!("t{index}"), "file 1", b"t");
+        entry.metadata.modified = Timestamp { seconds: *seconds, nanoseconds: *nanoseconds };
+        entry.metadata.uid = (u32::MAX - 1) >> (index * 4);
+        entry.metadata.gid = 0o7777777 + (index as u32 % 2);
+        entry.metadata.mode = 0o7777;
+        all.push(entry);
+    }
+    let mut entry = seen("attributes", "directory", b"");
+    let list = acl::from_text(b"user::rwx,user:7:r-x,group::---,mask::rwx,other::r--").unwrap();
+    entry.metadata.attributes = vec![
+        (b"security.capability".to_vec(), vec![0, 10, 0, 255]),
+        (b"system.posix_acl_access".to_vec(), list.clone()),
+        (b"system.posix_acl_default".to_vec(), list),
+        (b"user.a=b%c\xff".to_vec(), b"\0\n=".to_vec()),
+        (b"user.empty".to_vec(), Vec::new()),
+        (b"user.large".to_vec(), vec![b'\n'; 65536]),
+    ];
+    all.push(entry);
+    let mut again = read(&write(&all)).unwrap();
+    for entry in &mut again {
+        entry.metadata.attributes.sort();
+    }
+    for entry in all.iter_mut().filter(|entry| entry.kind.starts_with("link")) {
+        entry.metadata = Metadata { mode: 0o644, ..Metadata::default() };
+    }
+    assert_eq!(again.len(), all.len());
+    for (again, entry) in again.iter().zip(&all) {
+        assert_eq!(again, entry);
+    }
+}
+
+#[test]
+fn small_holes_are_filled_and_sockets_left_out() {
+    let mut file = seen("f", "file 5000", b"ab");
+    file.segments = vec![Segment { offset: 1500, length: 1 }, Segment { offset: 4997, length: 1 }];
+    file.kind = "file 4097".to_owned();
+    file.segments[1].offset = 4096;
+    let again = read(&write(&[seen("s", "socket", b""), file])).unwrap();
+    let mut expected = vec![0; 4097];
+    (expected[1500], expected[4096]) = (b'a', b'b');
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].content, expected);
+}
+
+#[test]
+fn attributes_that_nobody_reads_back_and_short_content_are_errors() {
+    let mut entry = seen("f", "file 1", b"x");
+    let attribute = |index: u32| (format!("user.{index}").into_bytes(), vec![0; 65536]);
+    entry.metadata.attributes = (0..65).map(attribute).collect();
+    let error = add_all(&mut Writer::new(Vec::new()), &[entry]).unwrap_err();
+    assert!(matches!(error, WriteError::TooLarge { .. }), "{error}");
+    let mut short = seen("f", "file 2", b"x");
+    short.segments = vec![Segment { offset: 0, length: 2 }];
+    let error = add_all(&mut Writer::new(Vec::new()), &[short]).unwrap_err();
+    assert!(matches!(error, WriteError::Content(_)), "{error}");
+}
+
+/// What GNU tar makes of an archive, told by GNU tar again, is what was written.
+#[test]
+fn gnu_tar_unpacks_what_is_written() {
+    let mut all = vec![seen("a", "directory", b""), seen("a/f", "file 3", b"abc")];
+    all.push(seen("a/h", "link /a/f", b""));
+    all.push(seen("a/".to_owned() + &"n".repeat(250), "file 1", b"n"));
+    all.push(seen("a/l", &format!("symlink {}", "t".repeat(300)), b""));
+    all.push(seen(b"a/\xff", "file 0", b""));
+    all.push(seen("a/holes", "file 100000", &[1; 10000]));
+    all.last_mut().unwrap().segments = vec![Segment { offset: 8192, length: 10000 }];
+    for entry in &mut all {
+        entry.metadata.modified = Timestamp { seconds: 1_000_000, nanoseconds: 123_456_789 };
+        entry.metadata.mode = if entry.kind.starts_with("symlink") { 0o777 } else { 0o750 };
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let archive = directory.path().join("archive");
+    std::fs::write(&archive, write(&all)).unwrap();
+    let unpacked = directory.path().join("unpacked");
+    std::fs::create_dir(&unpacked).unwrap();
+    let output = Command::new("tar").arg("-xpf").arg(&archive).arg("-C").arg(&unpacked).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // What tells libarchive that a name is no text, and GNU tar takes for granted.
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.lines().all(|line| line.ends_with("keyword 'hdrcharset'")), "{said}");
+    let words = ["-S", "--format=posix", "--pax-option=delete=atime,delete=ctime", "--sort=name"];
+    let mut again = read(&gnu_tar(&unpacked, &[&words[..], &["a"]].concat())).unwrap();
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    again.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(again.len(), all.len());
+    for (again, entry) in again.iter().zip(&all) {
+        assert_eq!((&again.path, &again.kind), (&entry.path, &entry.kind));
+        if !entry.kind.starts_with("link") {
+            assert_eq!(again.metadata.modified, entry.metadata.modified);
+            assert_eq!(again.metadata.mode, entry.metadata.mode);
+            // Where holes begin the file system says.
+            assert!(whole(again) == whole(entry), "{}", again.kind);
+        }
+    }
+}
+
+/// A file's bytes with its holes filled.
+fn whole(seen: &Seen) -> Vec<u8> {
+    let size = seen.kind.strip_prefix("file ").map_or(0, |size| size.parse().unwrap());
+    let (mut whole, mut rest) = (vec![0; size], seen.content.as_slice());
+    for segment in &seen.segments {
+        let (now, later) = rest.split_at(segment.length as usize);
+        whole[segment.offset as usize..][..now.len()].copy_from_slice(now);
+        rest = later;
+    }
+    whole
+}

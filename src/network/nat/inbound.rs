@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use super::{CROWDED, Flow, MAXIMUM_CONNECTIONS, Nat};
+use super::{Flow, MAXIMUM_CONNECTIONS, Nat};
 use crate::network::ports::{Port, Ports};
 use crate::network::socket::{self, Datagrams};
 use crate::network::tcp::Connection;
@@ -267,9 +267,8 @@ impl Nat {
             .find(|peer| !self.connections.contains_key(&(guest, *peer)));
         let Some(peer) = peer else { return socket::reset_on_close(&stream) };
         let number = stream.as_raw_fd();
-        let crowded = self.connections.len() >= CROWDED;
-        let connection =
-            Connection::calling((guest, peer), stream, self.first_number(), crowded, now);
+        let (first, room) = (self.first_number(), self.room());
+        let connection = Connection::calling((guest, peer), stream, first, room, now);
         if let Some(id) = self.insert(Flow::Connection(Box::new(connection)), number) {
             self.connections.insert((guest, peer), id);
             self.settle(id);

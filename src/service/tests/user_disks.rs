@@ -181,3 +181,27 @@ fn b093_the_disk_of_a_running_distro_grows_and_does_not_shrink() {
     assert_eq!(code(grow(1 << 20)), "Wsl/Service/E_FAIL");
     assert_eq!(path.metadata().unwrap().len(), 4 << 20);
 }
+
+#[test]
+fn b100_the_free_space_of_a_stopped_distro_comes_back() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let service = Service::start("");
+    let distro = service.distro("a", true);
+    let path = service.directory.path().join("a/ext4.img");
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let options = crate::ext4::Options { size: 64 << 20, ..crate::ext4::Options::default() };
+    crate::ext4::Writer::new(file.try_clone().unwrap(), options).unwrap().finish().unwrap();
+    let before = file.metadata().unwrap().blocks();
+    let image = crate::ext4::reader::Image::open(file.try_clone().unwrap()).unwrap();
+    image
+        .free_runs(|run| {
+            file.write_all_at(&vec![7; (run.end - run.start) as usize], run.start).unwrap();
+            Ok(true)
+        })
+        .unwrap();
+    file.sync_all().unwrap();
+    assert!(file.metadata().unwrap().blocks() > before + (32 << 20) / 512);
+    assert!(exited(&service.run(distro, &["exit", "0"]), 0));
+    assert!(matches!(service.ask(&Request::Terminate { distro }), Answer::Done));
+    assert!(file.metadata().unwrap().blocks() <= before + 64);
+}

@@ -75,13 +75,18 @@ pub fn mount(supervisor: &Arc<Supervisor>, request: &Mount) -> Result<Mounted, F
         return Err(failure(&UserDiskError::NoDistro));
     }
     // Before a machine is started for it.
-    let open = |error| failure(&UserDiskError::Open { path: request.shown.clone(), source: error });
-    let path = fs::canonicalize(&request.path).map_err(open)?;
+    let missing = |source| failure(&UserDiskError::Open { path: request.shown.clone(), source });
+    let path = fs::canonicalize(&request.path).map_err(missing)?;
     check_kind(&path, request).map_err(|error| failure(&error))?;
+    let file = supervisor.paths.mounts();
+    // One in the list is attached with the machine.
+    let is_known = list::load(&file).iter().any(|disk| disk.path == path);
+    let storage = if is_known { None } else { Some(open(&path, &request.shown)) };
+    let storage = storage.transpose().map_err(|error| failure(&error))?;
+    let _hold = supervisor.hold();
     let (vm, _) = supervisor.machine(Uuid::nil(), Kind::Virtual)?;
     let mut attached = lock(&supervisor.user_disks.attached);
     let units = attached.of(&vm);
-    let file = supervisor.paths.mounts();
     let mut disks = list::load(&file);
     let store = |disks: &[UserDisk]| {
         list::store(&file, disks)
@@ -93,7 +98,11 @@ pub fn mount(supervisor: &Arc<Supervisor>, request: &Mount) -> Result<Mounted, F
         }
         Some(root) => root.clone(),
         None => {
-            let root = attach(&vm, &path, &request.shown).map_err(|error| failure(&error))?;
+            let storage = match storage {
+                Some(storage) => storage,
+                None => open(&path, &request.shown).map_err(|error| failure(&error))?,
+            };
+            let root = attach(&vm, storage, &request.shown).map_err(|error| failure(&error))?;
             units.insert(path.clone(), root.clone());
             disks.retain(|disk| disk.path != path);
             let named = request.path.clone();
@@ -167,16 +176,16 @@ fn check_name(
     Ok(())
 }
 
-/// Opens a disk for this process alone, to write where that is allowed, and attaches it.
-fn attach(vm: &Arc<Vm>, path: &Path, shown: &Path) -> Result<Root, UserDiskError> {
-    let (file, read_only) = match open(path, true) {
+/// Opens a disk for this process alone, to write where that is allowed.
+fn open(path: &Path, shown: &Path) -> Result<Storage, UserDiskError> {
+    let (file, read_only) = match open_as(path, true) {
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
             ) =>
         {
-            (open(path, false), true)
+            (open_as(path, false), true)
         }
         result => (result, false),
     };
@@ -193,14 +202,17 @@ fn attach(vm: &Arc<Vm>, path: &Path, shown: &Path) -> Result<Root, UserDiskError
             return Err(UserDiskError::Open { path: shown.to_owned(), source });
         }
     }
-    let storage = Storage { path: path.to_owned(), file, usage: Use::Own { read_only } };
+    Ok(Storage { path: path.to_owned(), file, usage: Use::Own { read_only } })
+}
+
+fn attach(vm: &Arc<Vm>, storage: Storage, shown: &Path) -> Result<Root, UserDiskError> {
     vm.machine
         .attach(storage)
         .map_err(|source| UserDiskError::Attach { path: shown.to_owned(), source })
 }
 
 /// Opens a disk. A device that the host has mounted is busy (B116).
-fn open(path: &Path, writable: bool) -> io::Result<File> {
+fn open_as(path: &Path, writable: bool) -> io::Result<File> {
     let is_device = path.metadata()?.file_type().is_block_device();
     let flags = if is_device { libc::O_EXCL } else { 0 };
     OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path)
@@ -247,6 +259,7 @@ pub fn unmount(supervisor: &Arc<Supervisor>, path: Option<&Path>) -> Result<(), 
             found
         }
     };
+    let _hold = supervisor.hold();
     let vm = supervisor.running(Kind::Virtual);
     for disk in chosen {
         if let Some(vm) = &vm
@@ -290,7 +303,8 @@ pub fn restore(supervisor: &Supervisor, vm: &Arc<Vm>) -> Vec<String> {
     let mut attached = lock(&supervisor.user_disks.attached);
     let units = attached.of(vm);
     for disk in list::load(&supervisor.paths.mounts()) {
-        let root = match attach(vm, &disk.path, &disk.named) {
+        let opened = open(&disk.path, &disk.named);
+        let root = match opened.and_then(|storage| attach(vm, storage, &disk.named)) {
             Ok(root) => root,
             Err(error) => {
                 warnings.push(chain(&error));
