@@ -157,7 +157,7 @@ impl Machine {
         match self.events.recv_timeout(Duration::from_secs(60)) {
             Ok(Event::Reply { id, result }) => drop(self.waiting.insert(id, result)),
             Ok(Event::DistroExited { distro }) => self.exited.push(distro),
-            Ok(Event::PortOpened(_) | Event::PortClosed { .. }) => {}
+            Ok(Event::Described { .. } | Event::PortOpened(_) | Event::PortClosed { .. }) => {}
             Ok(Event::Hello { .. }) => panic!("a second greeting"),
             Err(_) => panic!("no answer:\n{}", self.log()),
         }
@@ -217,6 +217,7 @@ impl Machine {
             hostname: "machine".into(),
             time_zone: None,
             stop_limit: Duration::from_secs(8),
+            safe_mode: false,
         };
         let result = self.ask(Ask::StartDistro(start));
         if result.is_err() {

@@ -132,6 +132,18 @@ impl Default for WslConf {
 }
 
 impl WslConf {
+    /// The settings in safe mode, whatever the file says: nothing of the distro is started
+    /// and nothing of it changed (B125).
+    #[must_use]
+    pub fn safe() -> Self {
+        let mut conf = Self::default();
+        (conf.automount.enabled, conf.automount.mount_fstab) = (false, false);
+        conf.automount.ldconfig = false;
+        (conf.network.generate_hosts, conf.network.generate_resolv_conf) = (false, false);
+        (conf.interop.enabled, conf.follows_time_zone) = (false, false);
+        conf
+    }
+
     /// Reads the text of the file.
     #[must_use]
     pub fn parse(text: &str) -> Self {

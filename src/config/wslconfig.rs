@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::keys::Table;
-use super::networking::Networking;
+use super::networking::{Mode, Networking};
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
 use super::value::Kind::{self, Bool, Enum, Integer, Size, Text};
@@ -152,6 +152,8 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// Everything that can be left out is (B125).
+    pub safe_mode: bool,
     /// A distro with running services is not idle.
     pub services_keep_running: bool,
     /// What is wrong with the file, one line each, without `wslr: warning: `.
@@ -238,6 +240,7 @@ impl WslConfig {
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            safe_mode: values.flag("wsl2.safemode", false),
             services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
         };
@@ -259,7 +262,23 @@ impl WslConfig {
                 ));
             }
         }
+        if config.safe_mode {
+            config.make_safe();
+        }
         config
+    }
+
+    /// Leaves out what a machine can be started without.
+    fn make_safe(&mut self) {
+        (self.kernel, self.kernel_modules) = (None, None);
+        self.kernel_command_line.clear();
+        self.swap = 0;
+        (self.networking.mode, self.nested_virtualization) = (Mode::None, false);
+        self.warnings.push(
+            "SAFE MODE ENABLED: many features are off; 'safeMode' in .wslconfig turns it on and \
+             off"
+            .to_owned(),
+        );
     }
 }
 
@@ -362,6 +381,15 @@ mod tests {
     }
 
     #[test]
+    fn b127_sizes_are_checked() {
+        let told = warnings("[experimental]\nswiotlb=garbage\n");
+        assert!(told[0].starts_with("Invalid memory string 'garbage' for .wslconfig entry"));
+        let fine = "[experimental]\nswiotlb=64M\n[wsl2]\ndefaultVhdSize=64GB\n";
+        assert_eq!(warnings(fine), [""; 0]);
+        assert_eq!(warnings("[experimental]\nswiotlb=4096K\n"), [""; 0]);
+    }
+
+    #[test]
     fn b121_the_first_of_two_keys_wins_also_across_their_sections() {
         let text = "[wsl2]\nprocessors=1\nProcessors=2\n";
         assert_eq!(config(text).processors, 1);
@@ -372,6 +400,15 @@ mod tests {
         );
         let text = "[experimental]\nnetworkingMode=nat\n[wsl2]\nnetworkingMode=nat\n";
         assert_eq!(warnings(text).len(), 1);
+    }
+
+    #[test]
+    fn b125_safe_mode_leaves_out_what_can_be() {
+        let text = "[wsl2]\nsafeMode=true\nkernel=/k\nkernelCommandLine=a\nswap=1GB\n";
+        let config = config(text);
+        assert_eq!((config.kernel, config.kernel_command_line.as_str()), (None, ""));
+        assert_eq!((config.swap, config.networking.mode, config.safe_mode), (0, Mode::None, true));
+        assert!(config.warnings[0].starts_with("SAFE MODE ENABLED"), "{:?}", config.warnings);
     }
 
     #[test]

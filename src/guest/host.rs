@@ -263,6 +263,7 @@ impl Platform for Host {
             hostname: start.hostname,
             time_zone: start.time_zone,
             stop_limit: start.stop_limit,
+            safe_mode: start.safe_mode,
             root: distro::Root::Directory(path),
             kernel: Kernel::Shared {
                 has_one_user: self.has_one_user,

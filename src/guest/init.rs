@@ -211,6 +211,7 @@ impl Platform for VirtualMachine {
             hostname: start.hostname,
             time_zone: start.time_zone,
             stop_limit: start.stop_limit,
+            safe_mode: start.safe_mode,
             root: distro::Root::Disk { lun, staging: PathBuf::from(boot::STAGING) },
             kernel: Kernel::Own,
             shared: Some(PathBuf::from(boot::SHARED)),

@@ -400,12 +400,12 @@ impl<P: Platform> Server<P> {
     /// Takes what the distros' inits tell.
     fn take_reports(&mut self) {
         let mut ready = Vec::new();
-        for distro in self.distros.values_mut().filter(|distro| !distro.is_gone) {
+        for (name, distro) in self.distros.iter_mut().filter(|(_, distro)| !distro.is_gone) {
             // One each: a distro that tells without end must not keep init to itself.
             match link::receive::<Report>(&distro.socket) {
-                Ok(Some((Report::Ready { warnings, stop_limit }, _))) => {
+                Ok(Some((Report::Ready { warnings, stop_limit, release }, _))) => {
                     distro.stop_limit = stop_limit;
-                    ready.extend(distro.start.take().map(|id| (id, warnings)));
+                    ready.extend(distro.start.take().map(|id| (id, *name, release, warnings)));
                 }
                 Ok(Some((Report::Failed(error), _))) => distro.failure = Some(error),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -416,7 +416,9 @@ impl<P: Platform> Server<P> {
                 }
             }
         }
-        for (id, warnings) in ready {
+        for (id, distro, (flavor, os_version), warnings) in ready {
+            // Before the answer, with which it is known to run.
+            self.control.send(&Event::Described { distro, flavor, os_version });
             self.reply(id, Ok(warnings));
         }
     }

@@ -15,6 +15,9 @@ use crate::tree::{Entry, Kind, Sink};
 /// The longest file that is looked into, in bytes.
 const MAXIMUM_FILE: u64 = 64 << 10;
 
+/// The longest value that is recorded, in bytes.
+const MAXIMUM_WORD: usize = 256;
+
 /// The files that are looked into. The first is usually a link to the second.
 const FILES: [&str; 3] = ["etc/os-release", "usr/lib/os-release", "etc/wsl-distribution.conf"];
 
@@ -90,10 +93,10 @@ impl Description {
 
     fn new(files: [Vec<u8>; FILES.len()]) -> Self {
         let [etc, usr, conf] = files.map(|file| String::from_utf8_lossy(&file).into_owned());
-        let os_release = |key| value(&etc, key).or_else(|| value(&usr, key)).unwrap_or_default();
+        let (flavor, os_version) = os_release(&etc, &usr);
         Self {
-            flavor: os_release("ID"),
-            os_version: os_release("VERSION_ID"),
+            flavor,
+            os_version,
             default_name: FirstStart::parse(&conf).default_name.unwrap_or_default(),
         }
     }
@@ -138,6 +141,14 @@ impl Read for Tee<'_> {
     }
 }
 
+/// `ID` and `VERSION_ID` of a distro's two os-release files, the one of `/etc` and the one of
+/// `/usr/lib`; empty where it has none or one that is not valid (B089).
+#[must_use]
+pub fn os_release(etc: &str, usr: &str) -> (String, String) {
+    let find = |key| value(etc, key).or_else(|| value(usr, key)).unwrap_or_default();
+    (find("ID"), find("VERSION_ID"))
+}
+
 /// The value of a key in an os-release file (os-release(5)), where it is one that is
 /// recorded: letters, digits, `-`, `_`, `.` and `,` (B089).
 #[must_use]
@@ -148,8 +159,14 @@ fn value(os_release: &str, key: &str) -> Option<String> {
         .iter()
         .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
         .unwrap_or(text);
+    is_release_word(text).then(|| text.to_owned())
+}
+
+/// Whether a value is one that is recorded.
+#[must_use]
+pub fn is_release_word(text: &str) -> bool {
     let valid = |c: char| c.is_ascii_alphanumeric() || "-_.,".contains(c);
-    (!text.is_empty() && text.chars().all(valid)).then(|| text.to_owned())
+    (1..=MAXIMUM_WORD).contains(&text.len()) && text.chars().all(valid)
 }
 
 #[cfg(test)]

@@ -168,6 +168,8 @@ pub struct StartDistro {
     pub time_zone: Option<String>,
     /// How long the distro may take to stop in good order.
     pub stop_limit: Duration,
+    /// Its own settings do not count, nor is anything of it started (B125).
+    pub safe_mode: bool,
 }
 
 /// Where a distro's files are, as init finds them.
@@ -188,6 +190,16 @@ pub enum Root {
 /// What init tells.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Event {
+    /// What a distro says of itself at its start: `ID` and `VERSION_ID` of its os-release, or
+    /// empty (B089).
+    Described {
+        /// Which.
+        distro: Uuid,
+        /// `ID`.
+        flavor: String,
+        /// `VERSION_ID`.
+        os_version: String,
+    },
     /// A distro ended by itself: its first process is gone and its disk is released.
     DistroExited {
         /// Which.

@@ -23,6 +23,7 @@ use crate::disk::Format;
 use crate::disk::raw::Raw;
 use crate::error::Failure;
 use crate::ext4::reader::Image;
+use crate::image::observer;
 use crate::protocol::guest::{GuestError, Request, Root, StartDistro};
 use crate::registry::{self, Distro, Registry, RegistryError};
 use crate::storage;
@@ -85,6 +86,7 @@ fn bring_up(
         // Less than this side waits, so that the guest is the one that ends it, and everything
         // is over in the whole's time.
         stop_limit: vm.settings.stop_limit().mul_f32(0.6),
+        safe_mode: vm.settings.safe_mode,
     });
     let mounted = vm
         .control
@@ -211,6 +213,31 @@ fn set_configured(paths: &Paths, id: Uuid) -> Result<(), Failure> {
         Ok(())
     })
     .map_err(|error: RegistryError| Failure::new("Wsl/Service", &error))
+}
+
+/// Records what a distro says of itself; what it does not say, or says badly, stays as it
+/// was (B089). In a thread: the registry may be in use.
+pub fn describe(paths: &Paths, id: Uuid, flavor: String, os_version: String) {
+    let paths = paths.clone();
+    let work = move || {
+        let updated = registry::update(&paths, |registry| {
+            let record = registry.record(id).ok_or(RegistryError::NotFound)?;
+            for (place, word) in
+                [(&mut record.flavor, flavor), (&mut record.os_version, os_version)]
+            {
+                if observer::is_release_word(&word) {
+                    *place = word;
+                }
+            }
+            Ok(())
+        });
+        if let Err::<(), RegistryError>(error) = updated {
+            log(format_args!("distro {id}: {error}"));
+        }
+    };
+    if let Err(failure) = super::spawn("describe", work) {
+        log(format_args!("{failure}"));
+    }
 }
 
 /// Opens a distro's disk, or its directory, for this process alone. The lock lives as long

@@ -12,7 +12,7 @@ use super::machine::{Kind, Machine};
 use super::resolver_watch;
 use super::supervisor::Supervisor;
 use super::virtual_machine::RESOLVER_SETTINGS;
-use super::{clock, log};
+use super::{clock, distro, log};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
@@ -163,6 +163,9 @@ impl Vm {
                 if let Some(ports) = ports {
                     ports.closed(socket);
                 }
+            }
+            Event::Described { distro, flavor, os_version } => {
+                distro::describe(&supervisor.paths, distro, flavor, os_version);
             }
             Event::Hello { .. } | Event::Reply { .. } => {}
         }

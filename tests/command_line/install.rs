@@ -264,3 +264,21 @@ fn b120_what_is_wrong_with_the_configuration_is_a_warning() {
         .stdout(installed("d.tar", "B"))
         .run();
 }
+
+#[test]
+fn b079_a_disk_has_the_size_that_is_asked_for_and_takes_what_it_holds() {
+    use std::os::unix::fs::MetadataExt;
+    let home = home();
+    home.write("r.tar", Tar::distro().bytes());
+    for (size, bytes) in [("1GB", 1 << 30), ("3g", 3 << 30)] {
+        home.wslr(["--install", "-n", "-f", "r.tar", "--name", size, "--vhd-size", size])
+            .stdout(installed("r.tar", size))
+            .run();
+        let rows = distros(&home);
+        let row = rows.iter().find(|row| row["name"] == size).unwrap();
+        let disk = std::path::Path::new(row["basePath"].as_str().unwrap()).join("ext4.img");
+        let metadata = fs::metadata(disk).unwrap();
+        assert_eq!(metadata.len(), bytes);
+        assert!(metadata.blocks() * 512 < 64 << 20, "{} blocks", metadata.blocks());
+    }
+}

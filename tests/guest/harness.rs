@@ -102,6 +102,7 @@ impl Distro {
             hostname: "testhost".into(),
             time_zone: Some("Europe/Berlin".into()),
             stop_limit: Duration::from_secs(20),
+            safe_mode: false,
         }))?;
         Ok(distro)
     }

@@ -15,6 +15,8 @@ mod fixture;
 mod network;
 mod packages;
 mod robustness;
+#[path = "../support/soak.rs"]
+mod soak;
 mod terminal;
 mod words;
 

@@ -6,8 +6,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{
-    ALPHA, BETA, CONFIGURATION, configure, home, in_distro, run_tool, shell, wait_for,
+    ALPHA, BETA, CONFIGURATION, configure, disk, home, in_distro, run_tool, shell, wait_for,
 };
+use crate::soak::Soak;
 
 /// Ends the first distro while it does its worst, and finds the other as it was.
 #[track_caller]
@@ -106,6 +107,26 @@ fn j_b231_the_guests_clock_follows_a_jump_of_the_hosts() {
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
+fn j_b144_b145_what_fstab_lists_is_mounted_and_what_is_wrong_there_is_a_warning() {
+    let line = "cp /etc/fstab /root/fstab; echo 'x /mnt/x tmpfs size=1m 0 0' >>/etc/fstab; \
+                mkdir -p /mnt/x; cat /proc/sys/kernel/dmesg_restrict";
+    // B133: everybody may read the kernel's log.
+    assert_eq!(shell(ALPHA, line), "0\n");
+    let done = "The operation completed successfully.\n";
+    home().wslr(["--terminate", ALPHA]).stdout(done).run();
+    assert_eq!(shell(ALPHA, "findmnt -n -o FSTYPE,SIZE /mnt/x | xargs"), "tmpfs 1M\n");
+    shell(ALPHA, "echo '/dev/none /mnt/none ext4 defaults 0 0' >>/etc/fstab");
+    home().wslr(["--terminate", ALPHA]).stdout(done).run();
+    home()
+        .wslr(["-d", ALPHA, "findmnt -n -o FSTYPE /mnt/x; mv /root/fstab /etc/fstab"])
+        .stdout("tmpfs\n")
+        .stderr("wslr: warning: Processing /etc/fstab with mount -a failed.\n")
+        .run();
+    home().wslr(["--terminate", ALPHA]).stdout(done).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
 fn m_b098_b132_swap_and_the_log_are_where_they_are_wanted() {
     let (swap, log) = (home().path("my-swap.vhdx"), home().path("my-log"));
     for size in [64, 96] {
@@ -126,6 +147,22 @@ fn m_b098_b132_swap_and_the_log_are_where_they_are_wanted() {
     assert_eq!(text.matches("Linux version").count(), 2, "{text}");
     configure("");
     home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn n_random_operations_neither_hang_nor_lie() {
+    let limit = Duration::from_secs(300);
+    Soak { home: home(), distros: [ALPHA, BETA], has_machine: true, limit }
+        .run(Duration::from_secs(20));
+    wait_for("the service to leave", || !crate::fixture::service_runs());
+    for distro in [ALPHA, BETA] {
+        let disk = disk(distro);
+        let disk = disk.to_str().unwrap();
+        // A machine that was killed leaves a journal to be replayed.
+        run_tool("e2fsck", &["-fy", disk], &[0, 1]);
+        run_tool("e2fsck", &["-fn", disk], &[0]);
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The first shell of a distro.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::fixture::OwnHome;
-use crate::support::Home;
+use crate::support::{Home, debian};
 use crate::terminal::Terminal;
 
 crate::as_root_and_as_user! {
@@ -112,4 +114,40 @@ fn an_assembled_distro_asks_for_an_account() {
     assert!(!needs_set_up(&home));
     home.wslr(["id", "-un"]).stdout(format!("{offered}\n")).run();
     home.wslr([""; 0]).stdin("id -un\n").stdout(format!("{offered}\n")).run();
+}
+
+/// From a list of distributions to the user that its image makes (B068 is the download).
+#[test]
+fn b088_an_image_is_installed_opened_and_has_its_user() {
+    let home = OwnHome::empty();
+    let image = home.path("image.wsl");
+    let mut from = debian::archive();
+    let mut to = fs::File::create(&image).unwrap();
+    std::io::copy(&mut from, &mut to).unwrap();
+    let conf = "[oobe]\ncommand = \"useradd -m -u 1010 first && echo made\"\ndefaultUid = 1010\n\
+                defaultName = Another\n";
+    home.write("more/etc/wsl-distribution.conf", conf);
+    let more = home.path("more");
+    let words = ["--owner=0", "--group=0", "-C", more.to_str().unwrap()];
+    let mut tar = Command::new("tar");
+    tar.arg("-rf").arg(&image).args(words).arg("etc/wsl-distribution.conf");
+    assert!(tar.status().unwrap().success());
+    let hash = Sha256::digest(fs::read(&image).unwrap());
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let entry = json!({ "Url": format!("file://{}", image.display()), "Sha256": hash });
+    let list = json!({ "ModernDistributions": { "Mine": [{
+        "Name": "Mine-1", "FriendlyName": "My Linux", "Default": true,
+        "Amd64Url": entry, "Arm64Url": entry,
+    }] } });
+    let list = home.write("list.json", list.to_string());
+    let list = format!("file://{}", list.display());
+    home.wslr(["--install", "mine", "--version", "1"])
+        .env("WSLR_DISTRIBUTION_LIST_URL", list)
+        .stdout(
+            "Installing: My Linux\nDistribution successfully installed. It can be launched via \
+             'wslr -d Mine-1'\nLaunching Mine-1...\nmade\n",
+        )
+        .run();
+    home.wslr(["id -un; pwd"]).stdout("first\n[..]\n").run();
+    home.wslr([""; 0]).stdin("id -u\n").stdout("1010\n").run();
 }

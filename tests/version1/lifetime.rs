@@ -13,6 +13,7 @@ crate::as_root_and_as_user! {
     a_terminated_distro_starts_again
     shutdown_ends_everything
     b039_a_running_distro_is_unregistered
+    b089_b125_b139_a_start_reads_the_distros_files_but_in_safe_mode
     a_service_keeps_its_distro_running_and_is_named
     a_shutdown_by_force_ends_a_service_that_does_not_answer
 }
@@ -126,6 +127,48 @@ fn b039_a_running_distro_is_unregistered() {
             ),
             None,
         )
+        .run();
+}
+
+fn b089_b125_b139_a_start_reads_the_distros_files_but_in_safe_mode() {
+    let home = OwnHome::with_distro("D", "");
+    let restart = || _ = home.wslr(["--terminate", "D"]).stdout(DONE).run();
+    let release = || {
+        let listing = home.wslr(["--list", "--json"]).command().output().unwrap();
+        let rows: serde_json::Value = serde_json::from_slice(&listing.stdout).unwrap();
+        let word = |key: &str| rows[0][key].as_str().unwrap().to_owned();
+        (word("flavor"), word("osVersion"))
+    };
+    assert_eq!(release(), ("debian".into(), "13".into()));
+    for (content, wanted) in [
+        ("ID=other\nVERSION_ID=\"2-5_.,\"\n", ("other", "2-5_.,")),
+        // What is not valid keeps what was there.
+        ("ID=bad!\nVERSION_ID=3\n", ("other", "3")),
+        ("ID='new'\nVERSION_ID=a|b\n", ("new", "3")),
+    ] {
+        home.wslr(["cat >/etc/os-release"]).stdin(content).run();
+        restart();
+        home.wslr(["true"]).run();
+        let wanted = (wanted.0.to_owned(), wanted.1.to_owned());
+        wait_for("the record", || release() == wanted);
+    }
+    home.wslr(["rm /etc/os-release; rm -f /usr/lib/os-release"]).run();
+    restart();
+
+    let conf = "[boot]\ncommand=touch /run/booted\n[user]\ndefault=games\n";
+    home.wslr(["cat >/etc/wsl.conf"]).stdin(conf).run();
+    home.wslr(["id -un; ls /run/booted 2>&1"]).stdout("root\nls: [..]\n").status(2).run();
+    restart();
+    let line = "id -un; until ls /run/booted 2>/dev/null; do sleep 0.1; done";
+    home.wslr(["--", "sh", "-c", line]).stdout("games\n/run/booted\n").run();
+    assert_eq!(release(), ("new".into(), "3".into()));
+
+    home.write(".wslconfig", "[wsl2]\nsafeMode=true\n");
+    home.wslr(["--shutdown"]).run();
+    home.wslr(["id -un; sleep 0.5; test -e /run/booted"])
+        .stdout("root\n")
+        .stderr("wslr: warning: SAFE MODE ENABLED: [..]\n")
+        .status(1)
         .run();
 }
 

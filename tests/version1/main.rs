@@ -11,6 +11,7 @@ mod support;
 
 mod conversion;
 mod directories;
+mod endurance;
 mod errors;
 mod escape;
 mod export;
@@ -20,6 +21,8 @@ mod lifetime;
 mod listing;
 mod manage;
 mod single;
+#[path = "../support/soak.rs"]
+mod soak;
 mod storage;
 mod streams;
 mod surroundings;

@@ -145,7 +145,6 @@ fn b047_an_export_has_a_format() {
 fn b017_unknown_options_and_missing_values_carry_no_code() {
     for (words, message) in [
         (["--unknown-flag"].as_slice(), "Invalid command line argument: --unknown-flag"),
-        (&["--system"], "Invalid command line argument: --system"),
         (&["--exec=x"], "Invalid command line argument: --exec=x"),
         (&["-dD"], "Invalid command line argument: -dD"),
         (&["-"], "Invalid command line argument: -"),

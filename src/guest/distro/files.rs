@@ -12,6 +12,13 @@ use std::path::{Path, PathBuf};
 use crate::config::time_zone;
 use crate::config::wslconf::{self, WslConf};
 use crate::guest::read_file;
+use crate::image::observer;
+
+/// The os-release file that `/etc/os-release` is usually a link to.
+const USR_RELEASE: &str = "/usr/lib/os-release";
+
+/// How much of an os-release file is read, in bytes.
+const MAXIMUM_RELEASE: usize = 64 << 10;
 
 /// Where the tz database is.
 const ZONES: &str = "/usr/share/zoneinfo";
@@ -28,6 +35,16 @@ pub fn read_conf() -> WslConf {
             conf
         }
     }
+}
+
+/// What the distro says that it is, from inside its root.
+#[must_use]
+pub fn release() -> (String, String) {
+    let read = |path: &str| {
+        let bytes = read_file(Path::new(path)).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(..MAXIMUM_RELEASE).unwrap_or(&bytes)).into_owned()
+    };
+    observer::os_release(&read("/etc/os-release"), &read(USR_RELEASE))
 }
 
 /// Where the directory that all distros share is in a distro (B146).

@@ -59,7 +59,8 @@ pub fn run(options: &Options, socket: OwnedFd) -> ! {
     }
     let ended = children_ended()
         .unwrap_or_else(|error| fail(GuestError::system("watching child processes", &error)));
-    if link::send(&socket, &Report::Ready { warnings, stop_limit }, &[]).is_err() {
+    let ready = Report::Ready { warnings, stop_limit, release: files::release() };
+    if link::send(&socket, &ready, &[]).is_err() {
         exit(1);
     }
     let surroundings = Surroundings {

@@ -48,6 +48,8 @@ pub enum Report {
         warnings: Vec<String>,
         /// How long it may take to end after [`Order::Stop`] before it is killed.
         stop_limit: Duration,
+        /// `ID` and `VERSION_ID` of its os-release, or empty (B089).
+        release: (String, String),
     },
 }
 

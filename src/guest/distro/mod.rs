@@ -32,6 +32,8 @@ pub struct Options {
     pub time_zone: Option<String>,
     /// How long it may take to stop in good order.
     pub stop_limit: Duration,
+    /// Its own settings do not count, nor is anything of it started (B125).
+    pub safe_mode: bool,
     /// Where its files are.
     pub root: Root,
     /// Whose kernel it runs on.

@@ -3,13 +3,18 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Pid;
 
 use super::{Kernel, root};
-use crate::guest::sys;
+use crate::guest::{read_file, sys};
 use crate::protocol::guest::GuestError;
 
 /// One file system to mount.
@@ -46,6 +51,10 @@ const MOUNTS: [Mount; 9] = [
         None,
     )),
 ];
+
+/// How long the mounts of `/etc/fstab` may take, and how often their end is looked for.
+const FSTAB_LIMIT: Duration = Duration::from_secs(10);
+const FSTAB_PAUSE: Duration = Duration::from_millis(5);
 
 /// Of the devpts of a user namespace with one user.
 const TERMINALS_OF_ONE_USER: &str = "newinstance,mode=620,ptmxmode=666";
@@ -111,6 +120,41 @@ pub fn mount_all(kernel: Kernel) -> Result<Vec<String>, GuestError> {
     let _ = symlink("/dev/shm", "/run/shm");
     let _ = make_directory(Path::new("/run/user"));
     Ok(warnings)
+}
+
+/// Has the distro mount what its `/etc/fstab` lists. A helper that reads gets nothing, one
+/// that takes too long is ended; what fails is a warning (B145).
+pub fn mount_fstab() -> Option<String> {
+    let table = read_file(Path::new("/etc/fstab")).unwrap_or_default();
+    let is_entry = |line: &[u8]| line.first().is_some_and(|first| *first != b'#');
+    if !table.split(|byte| *byte == b'\n').any(|line| is_entry(line.trim_ascii_start())) {
+        return None;
+    }
+    let run = || {
+        let mut child = Command::new("/bin/mount")
+            .arg("-a")
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        let end = Instant::now() + FSTAB_LIMIT;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok::<_, io::Error>(status.success());
+            }
+            if Instant::now() >= end {
+                let _ = sys::kill(Pid::from_raw(-child.id().cast_signed()), libc::SIGKILL);
+                child.wait()?;
+                return Ok(false);
+            }
+            thread::sleep(FSTAB_PAUSE);
+        }
+    };
+    let is_done = run().unwrap_or(false);
+    (!is_done).then(|| "Processing /etc/fstab with mount -a failed.".to_owned())
 }
 
 /// Shows a distro on the host's kernel its own cgroup and those below it, and no other.

@@ -64,7 +64,10 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
     if fs::symlink_metadata("/etc").is_err() && fs::metadata("/bin/sh").is_err() {
         return Err(GuestError::NotALinuxDistro);
     }
-    let mut conf = files::read_conf();
+    let mut conf = match options.safe_mode {
+        true => WslConf::safe(),
+        false => files::read_conf(),
+    };
     warnings.append(&mut conf.warnings);
     let hostname = conf.network.hostname.as_ref().unwrap_or(&options.hostname).clone();
     sethostname(&hostname)
@@ -84,6 +87,9 @@ pub fn enter(options: &Options) -> Result<Entered, GuestError> {
         warnings.extend(information::install(Path::new(INIT), &options.networking));
     }
     warnings.extend(files::write_all(&conf, &hostname, options.time_zone.as_deref()));
+    if options.kernel == Kernel::Own && conf.automount.mount_fstab {
+        warnings.extend(mounts::mount_fstab());
+    }
     if let Kernel::Shared { has_one_user, .. } = options.kernel {
         if has_one_user {
             warnings.extend(files::write_for_one_user());
