@@ -158,13 +158,13 @@ fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
     let line = format!("exec 3<>/dev/tcp/host.wslr.internal/{number}");
     assert!(!in_distro(ALPHA, &["bash", "-c", &line]).status.success());
     let server = "$s = IO::Socket::IP->new(LocalPort => 8203, Listen => 5) or die $!; \
-                  print 'listens'; close STDOUT; sleep 3600";
+                  $| = 1; print 'listens'; sleep 3600";
     let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", server]);
     let output = test.command().stdin(std::process::Stdio::null());
     let mut session = output.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    session.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!((said.as_str(), port(8203)), ("listens", None));
+    let mut said = [0; 7];
+    session.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!((&said, port(8203)), (b"listens", None));
     assert!(TcpStream::connect("127.0.0.1:8203").is_err());
     session.kill().unwrap();
     session.wait().unwrap();
