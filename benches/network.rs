@@ -93,7 +93,7 @@ fn main() {
     interface::bring_up("lo").unwrap();
     interface::set_address("lo:1", SERVER.parse().unwrap(), 24).unwrap();
     // What `pasta` takes for the way out.
-    run("ip", "link add out0 type dummy");
+    run("ip", "tuntap add out0 mode tap");
     run("ip", "addr add 203.0.113.1/24 dev out0");
     run("ip", "link set out0 up");
     run("ip", "route add default via 203.0.113.254");
@@ -157,36 +157,8 @@ fn wslr() -> Option<Guest> {
     Some(Guest { name: "wslr", namespace, engine, holder: None })
 }
 
-/// A namespace for an engine that wants to be given one.
-fn hold() -> (Child, File) {
-    let holder = Command::new("unshare")
-        .args(["--net", "sh", "-c", "echo; exec sleep 100000"])
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut holder = holder.unwrap();
-    holder.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
-    let namespace = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
-    (holder, namespace)
-}
-
-/// Starts an engine on a namespace, and waits until its guest reaches the server.
-fn start(name: &'static str, program: &str, arguments: &[&str]) -> Option<Guest> {
-    let (mut holder, namespace) = hold();
-    let process = holder.id().to_string();
-    let path = format!("/proc/{process}/ns/net");
-    let arguments = arguments.iter().map(|it| it.replace("PATH", &path));
-    let engine = Command::new(program)
-        .args(arguments.map(|it| it.replace("PID", &process)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(engine) = engine else {
-        println!("{name}: left out, {program} is not installed");
-        let _ = holder.kill();
-        let _ = holder.wait();
-        return None;
-    };
-    let guest = Guest { name, namespace, engine, holder: Some(holder) };
+/// The guest, once it reaches the server.
+fn ready(guest: Guest) -> Option<Guest> {
     let listener = TcpListener::bind((SERVER, 0)).unwrap();
     let place = listener.local_addr().unwrap();
     let end = Instant::now() + Duration::from_secs(10);
@@ -194,7 +166,7 @@ fn start(name: &'static str, program: &str, arguments: &[&str]) -> Option<Guest>
     let reaches = move || TcpStream::connect_timeout(&place, limit).is_ok();
     while !guest.run(reaches).join().unwrap() {
         if Instant::now() > end {
-            println!("{name}: left out, its guest does not reach the server");
+            println!("{}: left out, its guest does not reach the server", guest.name);
             return None;
         }
         thread::sleep(Duration::from_millis(100));
@@ -202,14 +174,57 @@ fn start(name: &'static str, program: &str, arguments: &[&str]) -> Option<Guest>
     Some(guest)
 }
 
+/// Starts a program; says so where there is none.
+fn start(program: &str, arguments: &[&str]) -> Option<Child> {
+    let (input, nothing) = (Stdio::piped(), || Stdio::null());
+    let command = Command::new(program)
+        .args(arguments)
+        .stdin(input)
+        .stdout(nothing())
+        .stderr(nothing())
+        .spawn();
+    if command.is_err() {
+        println!("{program}: left out, it is not installed");
+    }
+    command.ok()
+}
+
+/// It makes the namespace for a program that it runs: one that ends with its input.
 fn pasta() -> Option<Guest> {
-    let arguments = ["--config-net", "--foreground", "--quiet", "--runas", "0", "-t", "none"];
-    let more = ["-u", "none", "-T", "none", "-U", "none", "--netns", "PATH"];
-    start("pasta", "pasta", &[&arguments[..], &more].concat())
+    let line = "--config-net --foreground --quiet --runas 0 -t none -u none -T none -U none cat";
+    let engine = start("pasta", &line.split(' ').collect::<Vec<_>>())?;
+    let path = format!("/proc/{0}/task/{0}/children", engine.id());
+    let end = Instant::now() + Duration::from_secs(10);
+    let child = loop {
+        let children = fs::read_to_string(&path).unwrap_or_default();
+        if let Some(child) = children.split_whitespace().next() {
+            break child.to_owned();
+        }
+        assert!(Instant::now() < end);
+        thread::sleep(Duration::from_millis(10));
+    };
+    // It sets the interface up before it runs the program.
+    thread::sleep(Duration::from_millis(500));
+    let namespace = File::open(format!("/proc/{child}/ns/net")).unwrap();
+    ready(Guest { name: "pasta", namespace, engine, holder: None })
 }
 
 fn slirp() -> Option<Guest> {
-    start("slirp4netns", "slirp4netns", &["--configure", "--mtu=65520", "PID", "tap0"])
+    let holder = Command::new("unshare")
+        .args(["--net", "sh", "-c", "echo; exec sleep 100000"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut holder = holder.unwrap();
+    holder.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let namespace = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
+    let process = holder.id().to_string();
+    let engine = start("slirp4netns", &["--configure", "--mtu=65520", &process, "tap0"]);
+    let Some(engine) = engine else {
+        let _ = holder.kill();
+        let _ = holder.wait();
+        return None;
+    };
+    ready(Guest { name: "slirp4netns", namespace, engine, holder: Some(holder) })
 }
 
 // ---- what is measured ----
@@ -365,8 +380,7 @@ fn ports(cycles: u64) {
             }
         }
     });
-    let until = |mut is_so: Box<dyn FnMut() -> bool>| {
-        let started = Instant::now();
+    let until = |started: Instant, mut is_so: Box<dyn FnMut() -> bool>| {
         while !is_so() {
             assert!(started.elapsed() < Duration::from_secs(10));
             thread::yield_now();
@@ -379,18 +393,22 @@ fn ports(cycles: u64) {
         for _ in 0..cycles {
             port = 1024 + port.wrapping_mul(25_173).wrapping_add(13_849) % 30_000;
             let place = SocketAddr::from(([127, 0, 0, 1], port));
-            let (socket, listener) = link.in_guest(move || match udp {
-                true => (Some(UdpSocket::bind(("0.0.0.0", port)).unwrap()), None),
-                false => (None, Some(TcpListener::bind(("0.0.0.0", port)).unwrap())),
+            let (started, socket, listener) = link.in_guest(move || {
+                let started = Instant::now();
+                match udp {
+                    true => (started, Some(UdpSocket::bind(("0.0.0.0", port)).unwrap()), None),
+                    false => (started, None, Some(TcpListener::bind(("0.0.0.0", port)).unwrap())),
+                }
             });
             // A port of UDP is taken where it is the host's.
             let taken = move || match udp {
                 true => UdpSocket::bind(place).is_err(),
                 false => TcpStream::connect(place).is_ok(),
             };
-            opened.push(until(Box::new(taken)));
+            opened.push(until(started, Box::new(taken)));
+            let started = Instant::now();
             drop((socket, listener));
-            closed.push(until(Box::new(move || !taken())));
+            closed.push(until(started, Box::new(move || !taken())));
         }
         let name = if udp { "UDP" } else { "TCP" };
         for (what, times) in [("listen", &mut opened), ("close", &mut closed)] {
