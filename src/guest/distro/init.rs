@@ -135,6 +135,7 @@ impl Init {
                 if self.is_over(left) || deadline <= Instant::now() {
                     return;
                 }
+                self.systemd.as_ref().map(Systemd::listen);
                 continue;
             }
             self.logins.advance();
@@ -155,12 +156,14 @@ impl Init {
 
     fn wait(&self) {
         let mut polled = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        let messages = self.systemd.as_ref().and_then(Systemd::messages);
+        polled.extend(messages.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let mut deadline = self.deadline;
         // After the order to stop nothing more is taken.
         if deadline.is_none() {
             polled.push(PollFd::new(self.socket.as_fd(), PollFlags::POLLIN));
             let logins = self.logins.interests();
-            let systemd = self.systemd.iter().flat_map(Systemd::interests);
+            let systemd = self.systemd.as_ref().and_then(Systemd::execution);
             polled.extend(logins.chain(systemd).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             deadline = self.systemd.as_ref().and_then(Systemd::deadline);
         }
@@ -199,11 +202,11 @@ impl Init {
 
     /// Starts the sessions that wait for systemd, once they need not.
     fn watch_systemd(&mut self) {
-        let Some(systemd) = self.systemd.as_mut().filter(|systemd| systemd.is_starting()) else {
-            return;
-        };
+        let Some(systemd) = &mut self.systemd else { return };
+        let was_starting = systemd.is_starting();
         match systemd.advance() {
             Progress::Waiting => return,
+            _ if !was_starting => return,
             Progress::Done(warning) => self.warnings.extend(warning),
             Progress::Failed(reason) => {
                 self.warnings.push(without_systemd(&reason));

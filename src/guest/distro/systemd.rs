@@ -61,6 +61,9 @@ const MASKED: [&str; 12] = [
 /// The signal to systemd that starts `poweroff.target` (systemd(1)): `SIGRTMIN+4`.
 const POWER_OFF: i32 = 34 + 4;
 
+/// How many messages of systemd's are taken at once, so that the rest of the work goes on.
+const MAXIMUM_MESSAGES: usize = 64;
+
 /// systemd on its way up, or there.
 #[derive(Debug)]
 pub struct Systemd {
@@ -161,16 +164,17 @@ impl Systemd {
         self.stage = Stage::Starting { deadline: Instant::now().checked_add(self.limit) };
     }
 
-    /// What to poll for while it is starting.
+    /// Where systemd says what happens, to its end; it waits where nobody listens.
     #[must_use]
-    pub fn interests(&self) -> Vec<BorrowedFd<'_>> {
-        let mut all = Vec::new();
-        if self.is_starting() {
-            all.push(self.notify.as_fd());
-            // Its end would be ready for ever.
-            all.extend((!self.is_executed).then(|| self.first.as_fd()));
-        }
-        all
+    pub fn messages(&self) -> Option<BorrowedFd<'_>> {
+        self.is_first().then(|| self.notify.as_fd())
+    }
+
+    /// What else to poll for while it is starting.
+    #[must_use]
+    pub fn execution(&self) -> Option<BorrowedFd<'_>> {
+        // Its end would be ready for ever.
+        (self.is_starting() && !self.is_executed).then(|| self.first.as_fd())
     }
 
     /// Until when to poll.
@@ -182,8 +186,21 @@ impl Systemd {
         }
     }
 
+    /// Takes what systemd has said since; whether that it is up was among it.
+    pub fn listen(&self) -> bool {
+        let mut message = [0; 4096];
+        let mut is_ready = false;
+        for _ in 0..MAXIMUM_MESSAGES {
+            let Ok(length) = self.notify.recv(&mut message) else { break };
+            let message = message.get(..length).unwrap_or_default();
+            is_ready |= message.split(|byte| *byte == b'\n').any(|line| line == b"READY=1");
+        }
+        is_ready
+    }
+
     /// Looks how far systemd has come, once it was told to start.
     pub fn advance(&mut self) -> Progress {
+        let is_ready = self.listen();
         let Stage::Starting { deadline } = self.stage else { return Progress::Done(None) };
         let mut errno = [0; 4];
         match self.first.read_exact(&mut errno) {
@@ -194,13 +211,9 @@ impl Systemd {
             }
             Err(error) => self.is_executed |= error.kind() != io::ErrorKind::WouldBlock,
         }
-        let mut message = [0; 4096];
-        while let Ok(length) = self.notify.recv(&mut message) {
-            let message = message.get(..length).unwrap_or_default();
-            if message.split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
-                self.stage = Stage::Up;
-                return Progress::Done(None);
-            }
+        if is_ready {
+            self.stage = Stage::Up;
+            return Progress::Done(None);
         }
         if deadline.is_none_or(|time| time > Instant::now()) {
             return Progress::Waiting;
