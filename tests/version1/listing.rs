@@ -55,16 +55,16 @@ fn b040_a_dangling_default_does_not_stop_an_installation() {
 }
 
 fn b041_status_and_version() {
-    home()
-        .wslr(["--status"])
-        .env("WSLR_VERSIONS", "1")
-        .stdout(
-            "Default Distribution: Alpha\n\
-             Default Version: 1\n\
-             Version 1 can run: yes, [..]\n\
-             Version 2 can run: no, WSLR_VERSIONS leaves it out; unset WSLR_VERSIONS\n",
-        )
-        .run();
+    // A home of its own: what runs is shown as well.
+    let own = OwnHome::with_distro("D", "");
+    let status = "Default Distribution: D\n\
+                  Default Version: 1\n\
+                  Version 1 can run: yes, [..]\n\
+                  Version 2 can run: no, WSLR_VERSIONS leaves it out; unset WSLR_VERSIONS\n";
+    own.wslr(["--status"]).env("WSLR_VERSIONS", "1").stdout(status).run();
+    own.wslr(["true"]).run();
+    let status = format!("{status}Running: D (idle)\n");
+    own.wslr(["--status"]).env("WSLR_VERSIONS", "1").stdout(&status).run();
     home()
         .wslr(["--version"])
         .stdout("WSL version: [..]\nKernel version: [..]\nHost kernel version: [..]\n")

@@ -22,7 +22,8 @@ fn a_single_user_is_warned_at_the_installation() {
 fn a_single_user_has_a_root_and_real_files() {
     run_as(Whose::Single, || {
         home().wslr(["echo", "foo"]).stdout("foo\n").run();
-        home().wslr(["id -un; pwd; touch /root/x && ls /root"]).stdout("root\n/root\nx\n").run();
+        let line = "id -un; pwd; touch /root/x && ls /root/x";
+        home().wslr([line]).stdout("root\n/root\n/root/x\n").run();
         home().wslr(["sh", "-c", "exit 42"]).status(42).run();
     });
 }
