@@ -135,7 +135,9 @@ impl Init {
                 if self.is_over(left) || deadline <= Instant::now() {
                     return;
                 }
-                self.systemd.as_ref().map(Systemd::listen);
+                if let Some(systemd) = &self.systemd {
+                    systemd.listen();
+                }
                 continue;
             }
             self.logins.advance();
@@ -203,10 +205,8 @@ impl Init {
     /// Starts the sessions that wait for systemd, once they need not.
     fn watch_systemd(&mut self) {
         let Some(systemd) = &mut self.systemd else { return };
-        let was_starting = systemd.is_starting();
         match systemd.advance() {
             Progress::Waiting => return,
-            _ if !was_starting => return,
             Progress::Done(warning) => self.warnings.extend(warning),
             Progress::Failed(reason) => {
                 self.warnings.push(without_systemd(&reason));
