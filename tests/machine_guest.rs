@@ -128,6 +128,7 @@ impl Machine {
             modules: None,
             swap: None,
             network: None,
+            crash_dumps: false,
         };
         this.ask(Ask::Configure(configure)).unwrap();
         this

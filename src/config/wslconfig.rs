@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::keys::Table;
+use super::meminfo;
 use super::networking::{Mode, Networking};
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
@@ -19,6 +20,9 @@ const MINIMUM_MEMORY: u64 = 256 << 20;
 
 /// The size of a new distro's disk where nothing else is asked for, in bytes.
 const DEFAULT_DISK: u64 = 1 << 40;
+
+/// How many memory images of crashed processes are kept where nothing else is asked for.
+const DEFAULT_DUMPS: i64 = 10;
 
 /// Files beyond this are not configuration.
 const MAXIMUM_LENGTH: u64 = 1 << 20;
@@ -111,6 +115,18 @@ pub struct Host {
     pub processors: u32,
 }
 
+/// What becomes of memory that an idle machine's guest has cached files in (B136).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MemoryReclaim {
+    /// It stays the guest's.
+    Disabled,
+    /// It goes back to the host little by little, as long as nothing of it is missed.
+    Gradual,
+    /// All of it goes back to the host.
+    #[default]
+    DropCache,
+}
+
 /// The settings, with `wsl`'s defaults where the file says nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WslConfig {
@@ -122,6 +138,8 @@ pub struct WslConfig {
     pub swap: u64,
     /// Where to; nowhere that can be seen where absent.
     pub swap_file: Option<PathBuf>,
+    /// What becomes of what the guest has cached.
+    pub memory_reclaim: MemoryReclaim,
     /// A kernel of the user's own.
     pub kernel: Option<PathBuf>,
     /// The modules disk of that kernel.
@@ -152,6 +170,10 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// Where the memory images of crashed processes go.
+    pub crash_dump_folder: Option<PathBuf>,
+    /// How many of them are kept; `None` where there are none.
+    pub crash_dumps: Option<usize>,
     /// Everything that can be left out is (B125).
     pub safe_mode: bool,
     /// A distro with running services is not idle.
@@ -164,13 +186,8 @@ impl Host {
     /// This host.
     #[must_use]
     pub fn current() -> Self {
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kibibytes = meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))
-            .and_then(|number| number.parse::<u64>().ok());
         Self {
-            memory: kibibytes.map_or(2 << 30, |number| number.saturating_mul(1024)),
+            memory: meminfo::bytes("MemTotal").unwrap_or(2 << 30),
             processors: thread::available_parallelism()
                 .ok()
                 .and_then(|count| u32::try_from(count.get()).ok())
@@ -220,6 +237,7 @@ impl WslConfig {
         let mut config = Self {
             memory: host.memory / 2,
             processors: host.processors,
+            memory_reclaim: memory_reclaim(values.text("experimental.automemoryreclaim")),
             swap: 0,
             swap_file: values.text("wsl2.swapfile").map(path),
             kernel: values.text("wsl2.kernel").map(path),
@@ -240,6 +258,8 @@ impl WslConfig {
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            crash_dump_folder: values.text("wsl2.crashdumpfolder").map(path),
+            crash_dumps: count(values.integer("wsl2.maxcrashdumpcount"), DEFAULT_DUMPS),
             safe_mode: values.flag("wsl2.safemode", false),
             services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
@@ -282,6 +302,14 @@ impl WslConfig {
     }
 }
 
+fn memory_reclaim(word: Option<String>) -> MemoryReclaim {
+    match word.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "disabled" => MemoryReclaim::Disabled,
+        "gradual" => MemoryReclaim::Gradual,
+        _ => MemoryReclaim::DropCache,
+    }
+}
+
 /// The text of the file; what is not UTF-8 in it is replaced.
 fn read(file: &Path) -> io::Result<String> {
     if fs::metadata(file)?.len() > MAXIMUM_LENGTH {
@@ -295,6 +323,11 @@ fn read(file: &Path) -> io::Result<String> {
 /// Milliseconds; negative is for ever.
 fn timeout(milliseconds: Option<i64>, default: i64) -> Option<Duration> {
     u64::try_from(milliseconds.unwrap_or(default)).ok().map(Duration::from_millis)
+}
+
+/// A number of things; none where it is zero or negative.
+fn count(number: Option<i64>, default: i64) -> Option<usize> {
+    usize::try_from(number.unwrap_or(default)).ok().filter(|number| *number > 0)
 }
 
 /// Milliseconds; what cannot be a limit is the default.
@@ -328,6 +361,8 @@ mod tests {
         assert_eq!((config.swap, config.swap_file), (1 << 30, None));
         assert!(config.nested_virtualization && !config.debug_console);
         assert!(config.services_keep_running);
+        assert_eq!(config.memory_reclaim, MemoryReclaim::DropCache);
+        assert_eq!((config.crash_dumps, config.crash_dump_folder), (Some(10), None));
         assert_eq!(config.warnings, [""; 0]);
     }
 
@@ -348,6 +383,26 @@ mod tests {
         assert_eq!(config.distribution_install_path, Some("/d".into()));
         assert_eq!(config.debian_mirror.as_deref(), Some("http://m/debian"));
         assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn b136_memory_is_given_back_as_the_file_says() {
+        let of = |word: &str| {
+            let text = format!("[experimental]\nautoMemoryReclaim={word}");
+            (config(&text).memory_reclaim, warnings(&text).len())
+        };
+        assert_eq!(of("disabled"), (MemoryReclaim::Disabled, 0));
+        assert_eq!(of("Gradual"), (MemoryReclaim::Gradual, 0));
+        assert_eq!(of("dropcache"), (MemoryReclaim::DropCache, 0));
+        assert_eq!(of("sometimes"), (MemoryReclaim::DropCache, 1));
+    }
+
+    #[test]
+    fn b161_dumps_are_as_many_as_the_file_says() {
+        let of = |text: &str| config(&format!("[wsl2]\nmaxCrashDumpCount={text}")).crash_dumps;
+        assert_eq!((of("2"), of("0"), of("-1")), (Some(2), None, None));
+        let folder = config("[wsl2]\ncrashDumpFolder=~/crashes").crash_dump_folder;
+        assert_eq!(folder, Some("/h/crashes".into()));
     }
 
     #[test]

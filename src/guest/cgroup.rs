@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::log;
+use crate::config::meminfo;
 
 /// Where the hierarchy is mounted.
 pub const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The group of all distros.
-const USER: &str = "/sys/fs/cgroup/wsl-user";
+pub const USER: &str = "/sys/fs/cgroup/wsl-user";
 
 /// The controllers that distros can use.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
@@ -38,7 +39,7 @@ pub fn prepare() {
     enable_controllers(user);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     set(&user.join("cpu.max"), &format!("{} 100000", processors * 100_000 - 1000));
-    if let Some(total) = total_memory() {
+    if let Some(total) = meminfo::bytes("MemTotal") {
         set(&user.join("memory.max"), &total.saturating_sub(RESERVED_MEMORY).to_string());
     }
     if let Some(total) = total_processes() {
@@ -78,14 +79,6 @@ fn set(file: &Path, value: &str) {
     if let Err(error) = fs::write(file, value) {
         log::warn(format_args!("cannot set '{}' to {value}: {error}", file.display()));
     }
-}
-
-/// The machine's memory in bytes.
-fn total_memory() -> Option<u64> {
-    let table = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 /// How many processes and threads the machine can have.

@@ -250,7 +250,9 @@ impl Platform for Host {
         Work::Done(Ok(Vec::new()))
     }
 
-    fn configured(&mut self) {}
+    fn configured(&mut self) -> Option<Job> {
+        None
+    }
 
     fn options(&mut self, start: StartDistro) -> Result<Options, GuestError> {
         let Root::Directory { path } = start.root else {

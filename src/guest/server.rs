@@ -81,8 +81,16 @@ pub trait Platform {
         Ok(())
     }
 
-    /// The configuration's job has succeeded.
-    fn configured(&mut self);
+    /// The configuration's job has succeeded. Gives work that is left, for which nobody waits.
+    fn configured(&mut self) -> Option<Job>;
+
+    /// Frees what files are cached in, where the memory is its own.
+    ///
+    /// # Errors
+    /// The system's.
+    fn reclaim(&mut self, _gradually: bool) -> io::Result<Job> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// What a distro is started with.
     ///
@@ -134,10 +142,10 @@ enum Purpose {
     Prepare,
     /// [`Platform::configure`]; the number of the request.
     Configure(u64),
-    /// [`Platform::disk`]; the number of the request.
-    Disk(u64),
-    /// [`usage::look`]; the number of the request.
-    Look(u64),
+    /// What a request wants, whose number this is.
+    Answer(u64),
+    /// What nobody waits for.
+    Nobody,
     /// [`Platform::release`].
     Release(Uuid),
 }
@@ -287,6 +295,10 @@ impl<P: Platform> Server<P> {
                 self.reply(id, outcome);
             }
             Request::Look { distro } => self.look(id, distro),
+            Request::ReclaimMemory { gradually } => {
+                let job = self.platform.reclaim(gradually);
+                self.begin(id, job);
+            }
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::SetTime { time } => {
                 let result = self.platform.set_time(time);
@@ -299,12 +311,12 @@ impl<P: Platform> Server<P> {
                 Some(distro) => {
                     let work = || self.platform.disk(&request, Some((&distro.root, distro.pid)));
                     let job = Job::start(work);
-                    self.begin_disk(id, job);
+                    self.begin(id, job);
                 }
             },
             Request::MountDisk(_) | Request::UnmountDisk { .. } => {
                 let job = Job::start(|| self.platform.disk(&request, None));
-                self.begin_disk(id, job);
+                self.begin(id, job);
             }
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),
@@ -320,9 +332,9 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    fn begin_disk(&mut self, id: u64, job: io::Result<Job>) {
+    fn begin(&mut self, id: u64, job: io::Result<Job>) {
         match job {
-            Ok(job) => self.jobs.push((job, Purpose::Disk(id))),
+            Ok(job) => self.jobs.push((job, Purpose::Answer(id))),
             Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
         }
     }
@@ -337,10 +349,8 @@ impl<P: Platform> Server<P> {
         let Some(pid) = running.map(|distro| distro.pid) else {
             return self.reply(id, Err(GuestError::NotRunning));
         };
-        match Job::start(|| Ok(usage::look(pid))) {
-            Ok(job) => self.jobs.push((job, Purpose::Look(id))),
-            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
-        }
+        let job = Job::start(|| Ok(usage::look(pid)));
+        self.begin(id, job);
     }
 
     fn start_distro(&mut self, id: u64, start: StartDistro) {
@@ -456,13 +466,12 @@ impl<P: Platform> Server<P> {
                 }
             }
             Purpose::Configure(id) => {
-                if outcome.is_ok() {
-                    self.platform.configured();
-                }
+                let later = outcome.is_ok().then(|| self.platform.configured()).flatten();
+                self.jobs.extend(later.map(|job| (job, Purpose::Nobody)));
                 self.reply(id, outcome);
             }
-            Purpose::Disk(id) => self.reply(id, outcome),
-            Purpose::Look(id) => self.reply(id, outcome),
+            Purpose::Answer(id) => self.reply(id, outcome),
+            Purpose::Nobody => {}
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }
     }

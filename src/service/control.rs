@@ -186,6 +186,7 @@ fn action(request: &Request) -> &'static str {
         Request::UnmountDisk { .. } => "unmount the disk",
         Request::Look { .. } => "look what the distribution is used for",
         Request::PowerOff => "power off",
+        Request::ReclaimMemory { .. } => "give memory back",
         Request::SetSearch { .. } => "take the suffixes for names",
         Request::SetTime { .. } => "set its clock",
         Request::StartDistro(_) => "start the distribution",

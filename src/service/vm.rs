@@ -9,10 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
 use super::machine::{Kind, Machine};
-use super::resolver_watch;
 use super::supervisor::Supervisor;
 use super::virtual_machine::RESOLVER_SETTINGS;
-use super::{clock, distro, log};
+use super::{clock, distro, log, reclaim, resolver_watch};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
@@ -96,7 +95,9 @@ impl Vm {
         let configured = spawned.and_then(|()| match kind {
             Kind::Host => Ok(Vec::new()),
             Kind::Virtual => vm.configure().inspect(|_| {
-                if let Err(failure) = clock::follow(&vm) {
+                for failure in
+                    [clock::follow(&vm), reclaim::follow(&vm)].into_iter().filter_map(Result::err)
+                {
                     log(format_args!("{failure}"));
                 }
             }),
@@ -203,6 +204,7 @@ impl Vm {
             modules: self.machine.modules(),
             swap: self.machine.swap(),
             network: self.machine.network(),
+            crash_dumps: self.settings.crash_dumps.is_some(),
         });
         self.control
             .request(request, self.settings.kernel_boot_timeout)

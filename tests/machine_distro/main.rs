@@ -10,8 +10,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crashes;
 mod disks;
 mod fixture;
+mod memory;
 mod network;
 mod packages;
 mod robustness;
