@@ -129,6 +129,7 @@ impl Machine {
             swap: None,
             network: None,
             crash_dumps: false,
+            load_modules: Vec::new(),
         };
         this.ask(Ask::Configure(configure)).unwrap();
         this

@@ -21,6 +21,9 @@ const MINIMUM_MEMORY: u64 = 256 << 20;
 /// The size of a new distro's disk where nothing else is asked for, in bytes.
 const DEFAULT_DISK: u64 = 1 << 40;
 
+/// Modules that are loaded unless the file says otherwise (B129).
+const DEFAULT_MODULES: [&str; 3] = ["tun", "ip_tables", "br_netfilter"];
+
 /// How many memory images of crashed processes are kept where nothing else is asked for.
 const DEFAULT_DUMPS: i64 = 10;
 
@@ -144,6 +147,8 @@ pub struct WslConfig {
     pub kernel: Option<PathBuf>,
     /// The modules disk of that kernel.
     pub kernel_modules: Option<PathBuf>,
+    /// Modules of the kernel that are loaded when it has started.
+    pub load_kernel_modules: Vec<String>,
     /// Appended to the kernel's command line.
     pub kernel_command_line: String,
     /// How long the machine lives on without distros; `None` is for ever.
@@ -242,6 +247,10 @@ impl WslConfig {
             swap_file: values.text("wsl2.swapfile").map(path),
             kernel: values.text("wsl2.kernel").map(path),
             kernel_modules: values.text("wsl2.kernelmodules").map(path),
+            load_kernel_modules: load_kernel_modules(
+                values.flag("wsl2.loaddefaultkernelmodules", true),
+                values.text("wsl2.loadkernelmodules"),
+            ),
             kernel_command_line: values.text("wsl2.kernelcommandline").unwrap_or_default(),
             vm_idle_timeout: timeout(values.integer("wsl2.vmidletimeout"), 60_000),
             instance_idle_timeout: timeout(values.integer("general.instanceidletimeout"), 15_000),
@@ -291,6 +300,7 @@ impl WslConfig {
     /// Leaves out what a machine can be started without.
     fn make_safe(&mut self) {
         (self.kernel, self.kernel_modules) = (None, None);
+        self.load_kernel_modules.clear();
         self.kernel_command_line.clear();
         self.swap = 0;
         (self.networking.mode, self.nested_virtualization) = (Mode::None, false);
@@ -323,6 +333,19 @@ fn read(file: &Path) -> io::Result<String> {
 /// Milliseconds; negative is for ever.
 fn timeout(milliseconds: Option<i64>, default: i64) -> Option<Duration> {
     u64::try_from(milliseconds.unwrap_or(default)).ok().map(Duration::from_millis)
+}
+
+/// The names of modules to load, each once.
+fn load_kernel_modules(has_defaults: bool, more: Option<String>) -> Vec<String> {
+    let defaults: &[&str] = if has_defaults { &DEFAULT_MODULES } else { &[] };
+    let more = more.unwrap_or_default();
+    let mut names: Vec<String> = Vec::new();
+    for name in defaults.iter().copied().chain(more.split(',').map(str::trim)) {
+        if !name.is_empty() && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
 }
 
 /// A number of things; none where it is zero or negative.
@@ -395,6 +418,17 @@ mod tests {
         assert_eq!(of("Gradual"), (MemoryReclaim::Gradual, 0));
         assert_eq!(of("dropcache"), (MemoryReclaim::DropCache, 0));
         assert_eq!(of("sometimes"), (MemoryReclaim::DropCache, 1));
+    }
+
+    #[test]
+    fn b129_modules_to_load_are_the_usual_ones_and_the_users() {
+        let of = |text: &str| config(&format!("[wsl2]\n{text}")).load_kernel_modules;
+        assert_eq!(of(""), ["tun", "ip_tables", "br_netfilter"]);
+        let text = "loadDefaultKernelModules=false\nloadKernelModules= usb_storage,,dm_crypt ,\n";
+        assert_eq!(of(text), ["usb_storage", "dm_crypt"]);
+        let text = "loadKernelModules=tun,veth";
+        assert_eq!(of(text), ["tun", "ip_tables", "br_netfilter", "veth"]);
+        assert_eq!(of("safeMode=true"), [""; 0]);
     }
 
     #[test]

@@ -22,10 +22,9 @@ use uuid::Uuid;
 use super::distro::{self, Kernel, Modules, Options, link};
 use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
-use super::modules::load_order;
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, crash, disk, interface, log, memory, network, sys, volume};
+use super::{boot, cgroup, crash, disk, interface, log, memory, modules, network, sys, volume};
 use crate::protocol::guest::{
     CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
 };
@@ -78,6 +77,7 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
         streams,
         early_modules: modules,
         modules: None,
+        load_modules: Vec::new(),
         network: None,
         listeners: None,
     };
@@ -103,6 +103,8 @@ struct VirtualMachine {
     /// What distros need beyond what it took to reach the service.
     early_modules: Vec<PathBuf>,
     modules: Option<Modules>,
+    /// What else is to be loaded of them.
+    load_modules: Vec<String>,
     /// What the service said of the network.
     network: Option<Network>,
     /// Those ports, where the host wants to know.
@@ -150,7 +152,8 @@ impl Platform for VirtualMachine {
         if configure.crash_dumps {
             crash::receive();
         }
-        let Configure { modules, swap, network, .. } = configure;
+        let Configure { modules, swap, network, load_modules, .. } = configure;
+        self.load_modules = load_modules;
         self.network.clone_from(&network);
         if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
@@ -215,8 +218,12 @@ impl Platform for VirtualMachine {
         let release = kernel_release()?;
         let directory = modules_directory(&release);
         self.modules = Some(Modules { release, directory: directory.clone() });
+        let mut names = std::mem::take(&mut self.load_modules);
+        names.insert(0, BALLOON.to_owned());
         let load = move || {
-            boot::load_modules(&load_order(&directory, BALLOON));
+            // Commands that are about to start come first.
+            sys::lower_priority();
+            modules::load(&directory, &names);
             Ok(Vec::new())
         };
         Job::start(load).ok()

@@ -306,6 +306,13 @@ impl<P: Platform> Server<P> {
                     result.map_err(|error| GuestError::system("setting the clock", &error));
                 self.reply(id, result.map(|()| Vec::new()));
             }
+            Request::SetTimeZone { zone } => {
+                for distro in self.distros.values().filter(|distro| !distro.is_gone) {
+                    // One that does not take it keeps its own until its next start.
+                    let _ = link::send(&distro.socket, &Order::TimeZone(zone.clone()), &[]);
+                }
+                self.reply(id, Ok(Vec::new()));
+            }
             Request::GrowDistro { distro } => match self.distros.get(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
                 Some(distro) => {

@@ -67,6 +67,11 @@ pub enum Request {
         /// Separated by spaces.
         search: Option<String>,
     },
+    /// The host's time zone is another now (B232).
+    SetTimeZone {
+        /// As [`StartDistro::time_zone`].
+        zone: String,
+    },
     /// Let a running distro's file system grow to its disk, which has become longer.
     GrowDistro {
         /// Which.
@@ -123,6 +128,8 @@ pub struct Configure {
     pub network: Option<Network>,
     /// Whether the host takes [`CrashDump`]s.
     pub crash_dumps: bool,
+    /// Modules of the kernel to load, by their names (B129).
+    pub load_modules: Vec<String>,
 }
 
 /// A disk of the user's.

@@ -188,6 +188,7 @@ fn action(request: &Request) -> &'static str {
         Request::PowerOff => "power off",
         Request::ReclaimMemory { .. } => "give memory back",
         Request::SetSearch { .. } => "take the suffixes for names",
+        Request::SetTimeZone { .. } => "take the time zone",
         Request::SetTime { .. } => "set its clock",
         Request::StartDistro(_) => "start the distribution",
         Request::StopDistro { .. } => "stop the distribution",
