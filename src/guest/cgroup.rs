@@ -98,19 +98,41 @@ fn path(distro: Uuid) -> PathBuf {
 /// # Errors
 /// The system's.
 pub fn create(distro: Uuid) -> io::Result<OwnedFd> {
-    let path = path(distro);
-    match fs::create_dir(&path) {
+    open(&path(distro))
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    Ok(File::open(&path)?.into())
+    Ok(File::open(path)?.into())
+}
+
+fn debug_path(distro: Uuid) -> PathBuf {
+    Path::new(MOUNT).join(format!("debug-{distro}"))
+}
+
+/// Makes the group of what is beside distros and uses this one's files, and opens it.
+///
+/// # Errors
+/// The system's.
+pub fn create_debug(distro: Uuid) -> io::Result<OwnedFd> {
+    open(&debug_path(distro))
+}
+
+/// Ends what is beside distros and uses this one's files.
+pub fn end_debug(distro: Uuid) {
+    let _ = fs::write(debug_path(distro).join("cgroup.kill"), "1");
 }
 
 /// Removes a distro's group with all that the distro has made in it.
 pub fn remove(distro: Uuid) {
+    end_debug(distro);
     let path = path(distro);
     let _ = fs::write(path.join("cgroup.kill"), "1");
     remove_tree(&path);
+    remove_tree(&debug_path(distro));
 }
 
 /// Removes a group with those below it; one that is in use stays.

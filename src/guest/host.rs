@@ -232,7 +232,7 @@ impl Platform for Host {
             let mut descriptors = descriptors.into_iter();
             if let (Some(request), Some(control)) = (descriptors.next(), descriptors.next()) {
                 let streams = kinds.into_iter().zip(descriptors).collect();
-                sessions.push(Arrived { distro, request, control, streams });
+                sessions.push(Arrived { distro, request, control, streams, is_debug: false });
             }
         }
         if !sessions.is_empty() {

@@ -28,6 +28,7 @@ use super::{boot, cgroup, crash, disk, interface, log, memory, modules, network,
 use crate::protocol::guest::{
     CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
 };
+use crate::protocol::session::Program;
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
@@ -266,6 +267,10 @@ impl Platform for VirtualMachine {
         Some(group)
     }
 
+    fn stops(&mut self, distro: Uuid) {
+        cgroup::end_debug(distro);
+    }
+
     fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome {
         match (request, distro) {
             (Request::GrowDistro { .. }, Some((Root::Disk { lun }, pid))) => {
@@ -315,6 +320,7 @@ fn arrived(whole: Whole) -> Option<Arrived> {
             request,
             control: whole.control,
             streams: whole.streams,
+            is_debug: whole.session.program == Program::DebugShell,
         }),
         Err(error) => {
             log::warn(format_args!("a session is refused: {error}"));

@@ -16,6 +16,7 @@ pub mod boot;
 pub mod cgroup;
 pub mod control;
 pub mod crash;
+pub mod debug;
 pub mod disk;
 pub mod distro;
 pub mod host;

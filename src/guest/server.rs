@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use uuid::Uuid;
 
 use super::control::Control;
+use super::debug;
 use super::distro::link::{self, Order, Report};
 use super::distro::{self, Options};
 use super::job::{Job, Outcome};
@@ -98,6 +99,9 @@ pub trait Platform {
     /// Where it cannot run here.
     fn options(&mut self, start: StartDistro) -> Result<Options, GuestError>;
 
+    /// A distro is asked to stop: what else uses its files ends.
+    fn stops(&mut self, _distro: Uuid) {}
+
     /// Makes a distro's cgroup, where there are any.
     fn group(&mut self, distro: Uuid) -> Option<OwnedFd>;
 
@@ -134,6 +138,10 @@ pub struct Arrived {
     pub control: OwnedFd,
     /// The byte streams.
     pub streams: Vec<(StreamKind, OwnedFd)>,
+    /// It is for the machine, with the distro's files ([`Program::DebugShell`]).
+    ///
+    /// [`Program::DebugShell`]: crate::protocol::session::Program::DebugShell
+    pub is_debug: bool,
 }
 
 /// What a job was started for.
@@ -331,9 +339,10 @@ impl<P: Platform> Server<P> {
             },
             Request::StopDistro { distro } => match self.distros.get_mut(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
-                Some(distro) => {
-                    distro.stops.push(id);
-                    distro.stop();
+                Some(running) => {
+                    self.platform.stops(distro);
+                    running.stops.push(id);
+                    running.stop();
                 }
             },
         }
@@ -394,7 +403,8 @@ impl<P: Platform> Server<P> {
     }
 
     fn stop_all(&mut self, ending: Ending) {
-        for distro in self.distros.values_mut() {
+        for (id, distro) in &mut self.distros {
+            self.platform.stops(*id);
             distro.stop();
         }
         let last = self.distros.values().filter_map(|distro| distro.kill_at).max();
@@ -405,6 +415,12 @@ impl<P: Platform> Server<P> {
     /// Gives a session to its distro.
     fn hand_over(&mut self, session: Arrived) {
         let distro = self.distros.get(&session.distro).filter(|distro| distro.is_running());
+        if let (Some(distro), true) = (distro, session.is_debug) {
+            if let Err(error) = debug::start(session.distro, distro.pid, session) {
+                log::warn(format_args!("a debug shell is refused: {error}"));
+            }
+            return;
+        }
         let sent = distro.ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(|distro| {
             link::send_session(&distro.socket, &session.request, &session.control, &session.streams)
         });
