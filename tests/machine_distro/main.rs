@@ -13,6 +13,7 @@ mod support;
 mod crashes;
 mod disks;
 mod fixture;
+mod limits;
 mod memory;
 mod network;
 mod packages;

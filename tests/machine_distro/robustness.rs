@@ -202,21 +202,3 @@ fn n_random_operations_neither_hang_nor_lie() {
         run_tool("e2fsck", &["-fn", disk], &[0]);
     }
 }
-
-#[test]
-#[ignore = "needs a KVM that boots stock kernels"]
-fn y_a_shutdown_by_force_takes_a_moment_whatever_the_guest_does() {
-    let line = "trap '' TERM HUP INT; for i in 1 2 3 4 5 6; do (while :; do :; done) & done; \
-                echo c; while :; do :; done";
-    let mut test = home().wslr(["-d", ALPHA, "--", "sh", "-c", line]);
-    let mut child = test.command().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut byte = [0];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
-    let started = Instant::now();
-    home().wslr(["--shutdown", "--force"]).run();
-    let taken = started.elapsed();
-    println!("a shutdown by force took {taken:?}");
-    assert!(taken < Duration::from_secs(10), "{taken:?}");
-    assert!(!child.wait().unwrap().success());
-    assert!(!crate::fixture::service_runs());
-}
