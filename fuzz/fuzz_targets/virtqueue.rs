@@ -48,6 +48,8 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(copied, bytes.len());
         let mut output = chain.writer(&memory).expect("a chain outside of memory");
         output.take(3).copy_from(&bytes);
+        output.discard();
+        assert!(output.is_empty());
         ring.add_used(chain.head, 3);
         ring.signal();
     }

@@ -26,6 +26,10 @@ const LONG_PERIOD: Duration = Duration::from_secs(60);
 /// the last look.
 const IDLE_PART: u32 = 20;
 
+/// How many looks in a row must find it idle: who thinks between two commands wants his files
+/// to be there.
+const IDLE_LOOKS: u32 = 2;
+
 /// How much more memory than after the last time must be in use, in bytes.
 const WORTH: u64 = 32 << 20;
 
@@ -83,6 +87,8 @@ enum Decision {
 #[derive(Debug, Default)]
 struct Policy {
     processor_time: Option<Duration>,
+    /// How many looks in a row have found the machine idle.
+    idle_looks: u32,
     /// The least memory in use since the last time, once there was one.
     floor: Option<u64>,
 }
@@ -96,7 +102,8 @@ impl Policy {
         // Memory goes back a while after it is free.
         self.floor = self.floor.map(|floor| floor.min(load.resident));
         let is_worth_it = self.floor.is_none_or(|floor| load.resident >= floor + WORTH);
-        match (is_idle, is_worth_it) {
+        self.idle_looks = if is_idle { self.idle_looks.saturating_add(1) } else { 0 };
+        match (self.idle_looks >= IDLE_LOOKS, is_worth_it) {
             (false, _) => Decision::LookSoon,
             (true, true) => Decision::Reclaim,
             (true, false) => Decision::LookLater,
@@ -126,17 +133,21 @@ mod tests {
         // Its start counts as use.
         assert_eq!(look(&mut policy, 1000, 100), Decision::LookSoon);
         assert_eq!(look(&mut policy, 3000, 500), Decision::LookSoon);
-        assert_eq!(look(&mut policy, 3400, 500), Decision::Reclaim);
-        policy.reclaimed(load(3900, 500));
+        assert_eq!(look(&mut policy, 3400, 500), Decision::LookSoon);
+        assert_eq!(look(&mut policy, 4000, 500), Decision::LookSoon);
+        assert_eq!(look(&mut policy, 4400, 500), Decision::LookSoon);
+        assert_eq!(look(&mut policy, 4800, 500), Decision::Reclaim);
+        policy.reclaimed(load(4900, 500));
         // The pages are reported a moment later, and that is all there is.
-        assert_eq!(look(&mut policy, 4000, 90), Decision::LookLater);
-        assert_eq!(look(&mut policy, 4100, 100), Decision::LookLater);
+        assert_eq!(look(&mut policy, 5000, 90), Decision::LookLater);
+        assert_eq!(look(&mut policy, 5100, 100), Decision::LookLater);
         // A file is read, in less time than counts as use.
-        assert_eq!(look(&mut policy, 4400, 300), Decision::Reclaim);
-        policy.reclaimed(load(4500, 300));
+        assert_eq!(look(&mut policy, 5400, 300), Decision::Reclaim);
+        policy.reclaimed(load(5500, 300));
         // It is the guest's, and no cache.
-        assert_eq!(look(&mut policy, 4600, 300), Decision::LookLater);
+        assert_eq!(look(&mut policy, 5600, 300), Decision::LookLater);
         assert_eq!(look(&mut policy, 9000, 400), Decision::LookSoon);
-        assert_eq!(look(&mut policy, 9100, 400), Decision::Reclaim);
+        assert_eq!(look(&mut policy, 9100, 400), Decision::LookSoon);
+        assert_eq!(look(&mut policy, 9200, 400), Decision::Reclaim);
     }
 }

@@ -56,8 +56,8 @@ fn o_b136_what_an_idle_guest_has_cached_is_the_hosts_again() {
         );
     }
     let (before, full) = fill("disabled");
-    thread::sleep(Duration::from_secs(40));
-    println!("disabled: {} MiB, {}, {} after 40 s", before >> 20, full >> 20, resident() >> 20);
+    thread::sleep(Duration::from_secs(50));
+    println!("disabled: {} MiB, {}, {} after 50 s", before >> 20, full >> 20, resident() >> 20);
     assert!(resident() > full - FILE / 8, "{before} {full} {}", resident());
     // What is freed goes back all the same.
     shell(ALPHA, "rm /root/big; sync");

@@ -68,7 +68,8 @@ fn o_b181_a_debug_shell_is_beside_all_distros() {
     let mut test = home().wslr(["-d", BETA, "--debug-shell"]);
     let mut shells = test.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = shells.stdin.take().unwrap();
-    input.write_all(b"mount -t tmpfs x /opt; echo here; exec setsid sleep 1000\n").unwrap();
+    let line = "mount -t tmpfs x /opt; setsid sleep 1000 & echo here; sleep 1000\n";
+    input.write_all(line.as_bytes()).unwrap();
     let mut said = [0; 5];
     std::io::Read::read_exact(shells.stdout.as_mut().unwrap(), &mut said).unwrap();
     assert_eq!(shell(BETA, "findmnt -n /opt || echo none"), "none\n");
