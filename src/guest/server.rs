@@ -154,6 +154,8 @@ enum Purpose {
     Answer(u64),
     /// What nobody waits for.
     Nobody,
+    /// [`Platform::reclaim`]; the number of the request.
+    Reclaim(u64),
     /// [`Platform::release`].
     Release(Uuid),
 }
@@ -303,10 +305,7 @@ impl<P: Platform> Server<P> {
                 self.reply(id, outcome);
             }
             Request::Look { distro } => self.look(id, distro),
-            Request::ReclaimMemory { gradually } => {
-                let job = self.platform.reclaim(gradually);
-                self.begin(id, job);
-            }
+            Request::ReclaimMemory { gradually } => self.reclaim(id, gradually),
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::SetTime { time } => {
                 let result = self.platform.set_time(time);
@@ -367,6 +366,19 @@ impl<P: Platform> Server<P> {
         };
         let job = Job::start(|| Ok(usage::look(pid)));
         self.begin(id, job);
+    }
+
+    /// Frees memory, one job at a time: it waits for disks, which may not answer.
+    fn reclaim(&mut self, id: u64, gradually: bool) {
+        let is_busy = self.jobs.iter().any(|(_, purpose)| matches!(purpose, Purpose::Reclaim(_)));
+        let job = match is_busy {
+            true => Err(io::ErrorKind::ResourceBusy.into()),
+            false => self.platform.reclaim(gradually),
+        };
+        match job {
+            Ok(job) => self.jobs.push((job, Purpose::Reclaim(id))),
+            Err(error) => self.reply(id, Err(GuestError::system("freeing memory", &error))),
+        }
     }
 
     fn start_distro(&mut self, id: u64, start: StartDistro) {
@@ -495,6 +507,7 @@ impl<P: Platform> Server<P> {
             }
             Purpose::Answer(id) => self.reply(id, outcome),
             Purpose::Nobody => {}
+            Purpose::Reclaim(id) => self.reply(id, outcome),
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }
     }
