@@ -71,7 +71,7 @@ _wslr() {
         *)
             case $previous in
                 --distribution|-d) words="$(wslr --list --quiet 2>/dev/null)" ;;
-                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --help --export --import --import-in-place --install --list -l --manage --mount --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unmount --unregister --update --version -v" ;;
+                *) [[ $COMP_CWORD -gt 1 && $current != -* ]] || words="--cd --distribution -d --distribution-id --user -u --exec -e --shell-type --debug-shell --help --export --import --import-in-place --install --list -l --manage --mount --set-default -s --set-default-version --set-version --shutdown --status --terminate -t --unmount --unregister --update --version -v" ;;
             esac
             ;;
     esac

@@ -6,6 +6,7 @@ complete -c wslr -n 'test (count (commandline -opc)) -ge 1' -l distribution-id -
 complete -c wslr -n 'test (count (commandline -opc)) -ge 1' -l user -s u -x -d 'Run as this user instead of the default one.'
 complete -c wslr -n 'test (count (commandline -opc)) -ge 1' -l exec -s e -d 'Run the words that follow without a shell.'
 complete -c wslr -n 'test (count (commandline -opc)) -ge 1' -l shell-type -x -d 'How the command is run: standard, login or none.'
+complete -c wslr -n 'test (count (commandline -opc)) -ge 1' -l debug-shell -d 'Open a root shell beside all distributions.'
 complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l help -d 'Show this text.'
 complete -c wslr -n 'test (count (commandline -opc)) -eq 1' -l export -x -a '(wslr --list --quiet 2>/dev/null)' -d 'Make an archive or a disk of a distribution.'
 complete -c wslr -n 'contains -- (commandline -opc)[2] --export; and test (count (commandline -opc)) -eq 3' -x -a '(ls)'

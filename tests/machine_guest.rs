@@ -128,6 +128,8 @@ impl Machine {
             modules: None,
             swap: None,
             network: None,
+            crash_dumps: false,
+            load_modules: Vec::new(),
         };
         this.ask(Ask::Configure(configure)).unwrap();
         this

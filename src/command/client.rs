@@ -41,9 +41,9 @@ const FORCED_LIMIT: Duration = Duration::from_millis(700);
 /// How long the end of a killed process may take to be seen.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long all of a shutdown may take beyond the guest's own time, which is more than the
-/// service waits for it.
-const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
+/// The part of the guest's time after which a service is killed that should have ended the
+/// machine before: what is left is for its end.
+const SHUTDOWN_PART: f32 = 0.93;
 
 /// How often a start is tried where services keep leaving.
 const ATTEMPTS: usize = 5;
@@ -241,7 +241,7 @@ pub fn shutdown(paths: &Paths, force: bool) -> Result<(), Failure> {
     user_disks::forget(&paths.mounts());
     let limit = match force {
         true => FORCED_LIMIT,
-        false => WslConfig::load(paths).stop_limit().saturating_add(SHUTDOWN_LIMIT),
+        false => WslConfig::load(paths).stop_limit().mul_f32(SHUTDOWN_PART),
     };
     let deadline = Instant::now() + limit;
     let stream = match greet(paths, limit.min(GREETING_LIMIT))? {

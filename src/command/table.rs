@@ -113,6 +113,7 @@ pub const OPTIONS: &[Flag] = &[
     Flag::new("--user", "Run as this user instead of the default one.").short('u').value("NAME"),
     Flag::new("--exec", "Run the words that follow without a shell.").short('e'),
     Flag::new("--shell-type", "How the command is run: standard, login or none.").value("TYPE"),
+    Flag::new("--debug-shell", "Open a root shell beside all distributions."),
 ];
 
 /// The management commands.

@@ -3,6 +3,7 @@
 pub mod distribution;
 pub mod hostname;
 pub mod keys;
+pub mod meminfo;
 pub mod networking;
 pub mod paths;
 pub mod size;

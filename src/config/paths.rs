@@ -108,6 +108,13 @@ impl Paths {
         self.data.join("logs")
     }
 
+    /// The memory images of processes that crashed in the VM, where no other place is asked
+    /// for.
+    #[must_use]
+    pub fn crashes(&self) -> PathBuf {
+        self.data.join("crashes")
+    }
+
     /// All of the user's state below one directory, as tests use it.
     #[must_use]
     pub fn below(directory: &Path) -> Self {

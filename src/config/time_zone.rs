@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+/// The link that makes a zone a system's.
+pub const FILE: &str = "/etc/localtime";
+
 /// The name of this host's time zone; `None` where its files do not tell.
 #[must_use]
 pub fn of_host() -> Option<String> {
-    let target = fs::canonicalize("/etc/localtime").ok();
+    let target = fs::canonicalize(FILE).ok();
     let from_link = target.as_deref().and_then(from_path);
     from_link.or_else(|| {
         let text = fs::read_to_string("/etc/timezone").ok()?;

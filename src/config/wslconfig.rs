@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::keys::Table;
+use super::meminfo;
 use super::networking::{Mode, Networking};
 use super::paths::Paths;
 use super::syntax::AfterBadLine;
@@ -19,6 +20,12 @@ const MINIMUM_MEMORY: u64 = 256 << 20;
 
 /// The size of a new distro's disk where nothing else is asked for, in bytes.
 const DEFAULT_DISK: u64 = 1 << 40;
+
+/// Modules that are loaded unless the file says otherwise (B129).
+const DEFAULT_MODULES: [&str; 3] = ["tun", "ip_tables", "br_netfilter"];
+
+/// How many memory images of crashed processes are kept where nothing else is asked for.
+const DEFAULT_DUMPS: i64 = 10;
 
 /// Files beyond this are not configuration.
 const MAXIMUM_LENGTH: u64 = 1 << 20;
@@ -111,6 +118,18 @@ pub struct Host {
     pub processors: u32,
 }
 
+/// What becomes of memory that an idle machine's guest has cached files in (B136).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MemoryReclaim {
+    /// It stays the guest's.
+    Disabled,
+    /// It goes back to the host little by little, as long as nothing of it is missed.
+    Gradual,
+    /// All of it goes back to the host.
+    #[default]
+    DropCache,
+}
+
 /// The settings, with `wsl`'s defaults where the file says nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WslConfig {
@@ -122,10 +141,14 @@ pub struct WslConfig {
     pub swap: u64,
     /// Where to; nowhere that can be seen where absent.
     pub swap_file: Option<PathBuf>,
+    /// What becomes of what the guest has cached.
+    pub memory_reclaim: MemoryReclaim,
     /// A kernel of the user's own.
     pub kernel: Option<PathBuf>,
     /// The modules disk of that kernel.
     pub kernel_modules: Option<PathBuf>,
+    /// Modules of the kernel that are loaded when it has started.
+    pub load_kernel_modules: Vec<String>,
     /// Appended to the kernel's command line.
     pub kernel_command_line: String,
     /// How long the machine lives on without distros; `None` is for ever.
@@ -152,6 +175,10 @@ pub struct WslConfig {
     pub debian_mirror: Option<String>,
     /// In place of the manifest's mirror.
     pub ubuntu_mirror: Option<String>,
+    /// Where the memory images of crashed processes go.
+    pub crash_dump_folder: Option<PathBuf>,
+    /// How many of them are kept; `None` where there are none.
+    pub crash_dumps: Option<usize>,
     /// Everything that can be left out is (B125).
     pub safe_mode: bool,
     /// A distro with running services is not idle.
@@ -164,13 +191,8 @@ impl Host {
     /// This host.
     #[must_use]
     pub fn current() -> Self {
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kibibytes = meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))
-            .and_then(|number| number.parse::<u64>().ok());
         Self {
-            memory: kibibytes.map_or(2 << 30, |number| number.saturating_mul(1024)),
+            memory: meminfo::bytes("MemTotal").unwrap_or(2 << 30),
             processors: thread::available_parallelism()
                 .ok()
                 .and_then(|count| u32::try_from(count.get()).ok())
@@ -220,10 +242,15 @@ impl WslConfig {
         let mut config = Self {
             memory: host.memory / 2,
             processors: host.processors,
+            memory_reclaim: memory_reclaim(values.text("experimental.automemoryreclaim")),
             swap: 0,
             swap_file: values.text("wsl2.swapfile").map(path),
             kernel: values.text("wsl2.kernel").map(path),
             kernel_modules: values.text("wsl2.kernelmodules").map(path),
+            load_kernel_modules: load_kernel_modules(
+                values.flag("wsl2.loaddefaultkernelmodules", true),
+                values.text("wsl2.loadkernelmodules"),
+            ),
             kernel_command_line: values.text("wsl2.kernelcommandline").unwrap_or_default(),
             vm_idle_timeout: timeout(values.integer("wsl2.vmidletimeout"), 60_000),
             instance_idle_timeout: timeout(values.integer("general.instanceidletimeout"), 15_000),
@@ -240,6 +267,8 @@ impl WslConfig {
             debug_console_log_file: values.text("wsl2.debugconsolelogfile").map(path),
             debian_mirror: values.text("wslr.debianmirror"),
             ubuntu_mirror: values.text("wslr.ubuntumirror"),
+            crash_dump_folder: values.text("wsl2.crashdumpfolder").map(path),
+            crash_dumps: count(values.integer("wsl2.maxcrashdumpcount"), DEFAULT_DUMPS),
             safe_mode: values.flag("wsl2.safemode", false),
             services_keep_running: values.flag("wslr.serviceskeeprunning", true),
             warnings,
@@ -271,6 +300,7 @@ impl WslConfig {
     /// Leaves out what a machine can be started without.
     fn make_safe(&mut self) {
         (self.kernel, self.kernel_modules) = (None, None);
+        self.load_kernel_modules.clear();
         self.kernel_command_line.clear();
         self.swap = 0;
         (self.networking.mode, self.nested_virtualization) = (Mode::None, false);
@@ -279,6 +309,14 @@ impl WslConfig {
              off"
             .to_owned(),
         );
+    }
+}
+
+fn memory_reclaim(word: Option<String>) -> MemoryReclaim {
+    match word.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "disabled" => MemoryReclaim::Disabled,
+        "gradual" => MemoryReclaim::Gradual,
+        _ => MemoryReclaim::DropCache,
     }
 }
 
@@ -295,6 +333,24 @@ fn read(file: &Path) -> io::Result<String> {
 /// Milliseconds; negative is for ever.
 fn timeout(milliseconds: Option<i64>, default: i64) -> Option<Duration> {
     u64::try_from(milliseconds.unwrap_or(default)).ok().map(Duration::from_millis)
+}
+
+/// The names of modules to load, each once.
+fn load_kernel_modules(has_defaults: bool, more: Option<String>) -> Vec<String> {
+    let defaults: &[&str] = if has_defaults { &DEFAULT_MODULES } else { &[] };
+    let more = more.unwrap_or_default();
+    let mut names: Vec<String> = Vec::new();
+    for name in defaults.iter().copied().chain(more.split(',').map(str::trim)) {
+        if !name.is_empty() && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// A number of things; none where it is zero or negative.
+fn count(number: Option<i64>, default: i64) -> Option<usize> {
+    usize::try_from(number.unwrap_or(default)).ok().filter(|number| *number > 0)
 }
 
 /// Milliseconds; what cannot be a limit is the default.
@@ -328,6 +384,8 @@ mod tests {
         assert_eq!((config.swap, config.swap_file), (1 << 30, None));
         assert!(config.nested_virtualization && !config.debug_console);
         assert!(config.services_keep_running);
+        assert_eq!(config.memory_reclaim, MemoryReclaim::DropCache);
+        assert_eq!((config.crash_dumps, config.crash_dump_folder), (Some(10), None));
         assert_eq!(config.warnings, [""; 0]);
     }
 
@@ -348,6 +406,37 @@ mod tests {
         assert_eq!(config.distribution_install_path, Some("/d".into()));
         assert_eq!(config.debian_mirror.as_deref(), Some("http://m/debian"));
         assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn b136_memory_is_given_back_as_the_file_says() {
+        let of = |word: &str| {
+            let text = format!("[experimental]\nautoMemoryReclaim={word}");
+            (config(&text).memory_reclaim, warnings(&text).len())
+        };
+        assert_eq!(of("disabled"), (MemoryReclaim::Disabled, 0));
+        assert_eq!(of("Gradual"), (MemoryReclaim::Gradual, 0));
+        assert_eq!(of("dropcache"), (MemoryReclaim::DropCache, 0));
+        assert_eq!(of("sometimes"), (MemoryReclaim::DropCache, 1));
+    }
+
+    #[test]
+    fn b129_modules_to_load_are_the_usual_ones_and_the_users() {
+        let of = |text: &str| config(&format!("[wsl2]\n{text}")).load_kernel_modules;
+        assert_eq!(of(""), ["tun", "ip_tables", "br_netfilter"]);
+        let text = "loadDefaultKernelModules=false\nloadKernelModules= usb_storage,,dm_crypt ,\n";
+        assert_eq!(of(text), ["usb_storage", "dm_crypt"]);
+        let text = "loadKernelModules=tun,veth";
+        assert_eq!(of(text), ["tun", "ip_tables", "br_netfilter", "veth"]);
+        assert_eq!(of("safeMode=true"), [""; 0]);
+    }
+
+    #[test]
+    fn b161_dumps_are_as_many_as_the_file_says() {
+        let of = |text: &str| config(&format!("[wsl2]\nmaxCrashDumpCount={text}")).crash_dumps;
+        assert_eq!((of("2"), of("0"), of("-1")), (Some(2), None, None));
+        let folder = config("[wsl2]\ncrashDumpFolder=~/crashes").crash_dump_folder;
+        assert_eq!(folder, Some("/h/crashes".into()));
     }
 
     #[test]

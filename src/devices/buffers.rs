@@ -14,6 +14,9 @@ use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions, Vo
 /// The most pieces one system call takes (`IOV_MAX`).
 const MAXIMUM_IOVECS: usize = 1024;
 
+/// The size of a page of the host, in bytes.
+const PAGE: usize = 4096;
+
 /// A run of guest physical memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Segment {
@@ -123,6 +126,29 @@ impl<'m> Buffers<'m> {
     pub fn zero(&mut self) {
         const ZEROES: [u8; 4096] = [0; 4096];
         while self.copy_from(&ZEROES) > 0 {}
+    }
+
+    /// Gives the host back the whole pages of all that is left, and consumes it. What the
+    /// guest finds there afterwards is zero.
+    pub fn discard(&mut self) {
+        for slice in self.slices.drain(..) {
+            let guard = slice.ptr_guard_mut();
+            let start = guard.as_ptr();
+            let before = start.align_offset(PAGE);
+            let Some(length) = guard.len().checked_sub(before).map(|rest| rest & !(PAGE - 1))
+            else {
+                continue;
+            };
+            if length > 0 {
+                // SAFETY: whole pages within one slice of mapped guest memory, which is
+                // private and anonymous and outlives the call (`self` borrows the mapping).
+                // Nothing in this program holds references into it; that its content changes
+                // is what the guest asked for.
+                let _ = unsafe {
+                    libc::madvise(start.wrapping_add(before).cast(), length, libc::MADV_DONTNEED)
+                };
+            }
+        }
     }
 
     /// One `preadv2(2)` into the front; returns and consumes the bytes read.

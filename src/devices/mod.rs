@@ -6,6 +6,7 @@
 //! knows nothing of the transport that carries it: it sees queues, guest memory, and an
 //! [`Interrupt`] to raise.
 
+pub mod balloon;
 pub mod buffers;
 pub mod console;
 pub mod net;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{chdir, chroot};
 
 use super::{cgroup, log, sys};
@@ -56,6 +57,9 @@ const URGENT: [&str; 3] = ["scsi", "sd_mod", "vsock"];
 /// [`load_modules`], which distros need.
 #[must_use]
 pub fn prepare() -> Vec<PathBuf> {
+    // What the kernel starts by itself sees this root with nothing mounted, and a program
+    // without standard output wants this.
+    try_to("making '/dev/null'", make_null());
     try_to("entering the root", cover_root());
     for (kind, target, flags, options) in MOUNTS {
         let result = fs::create_dir_all(target)
@@ -113,6 +117,12 @@ fn try_to<T>(action: impl std::fmt::Display, result: io::Result<T>) {
     if let Err(error) = result {
         log::warn(format_args!("{action} failed: {error}"));
     }
+}
+
+fn make_null() -> io::Result<()> {
+    fs::create_dir_all("/dev")?;
+    let mode = Mode::from_bits_truncate(0o666);
+    Ok(mknod("/dev/null", SFlag::S_IFCHR, mode, makedev(1, 3))?)
 }
 
 /// Mounts the initial root file system over itself: the kernel lets only a mounted root

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::log;
+use crate::config::meminfo;
 
 /// Where the hierarchy is mounted.
 pub const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The group of all distros.
-const USER: &str = "/sys/fs/cgroup/wsl-user";
+pub const USER: &str = "/sys/fs/cgroup/wsl-user";
 
 /// The controllers that distros can use.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
@@ -38,7 +39,7 @@ pub fn prepare() {
     enable_controllers(user);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     set(&user.join("cpu.max"), &format!("{} 100000", processors * 100_000 - 1000));
-    if let Some(total) = total_memory() {
+    if let Some(total) = meminfo::bytes("MemTotal") {
         set(&user.join("memory.max"), &total.saturating_sub(RESERVED_MEMORY).to_string());
     }
     if let Some(total) = total_processes() {
@@ -80,14 +81,6 @@ fn set(file: &Path, value: &str) {
     }
 }
 
-/// The machine's memory in bytes.
-fn total_memory() -> Option<u64> {
-    let table = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kibibytes.checked_mul(1024)
-}
-
 /// How many processes and threads the machine can have.
 fn total_processes() -> Option<u64> {
     let read = |name| -> Option<u64> {
@@ -105,19 +98,41 @@ fn path(distro: Uuid) -> PathBuf {
 /// # Errors
 /// The system's.
 pub fn create(distro: Uuid) -> io::Result<OwnedFd> {
-    let path = path(distro);
-    match fs::create_dir(&path) {
+    open(&path(distro))
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    Ok(File::open(&path)?.into())
+    Ok(File::open(path)?.into())
+}
+
+fn debug_path(distro: Uuid) -> PathBuf {
+    Path::new(MOUNT).join(format!("debug-{distro}"))
+}
+
+/// Makes the group of what is beside distros and uses this one's files, and opens it.
+///
+/// # Errors
+/// The system's.
+pub fn create_debug(distro: Uuid) -> io::Result<OwnedFd> {
+    open(&debug_path(distro))
+}
+
+/// Ends what is beside distros and uses this one's files.
+pub fn end_debug(distro: Uuid) {
+    let _ = fs::write(debug_path(distro).join("cgroup.kill"), "1");
 }
 
 /// Removes a distro's group with all that the distro has made in it.
 pub fn remove(distro: Uuid) {
+    end_debug(distro);
     let path = path(distro);
     let _ = fs::write(path.join("cgroup.kill"), "1");
     remove_tree(&path);
+    remove_tree(&debug_path(distro));
 }
 
 /// Removes a group with those below it; one that is in use stays.

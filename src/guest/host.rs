@@ -232,7 +232,7 @@ impl Platform for Host {
             let mut descriptors = descriptors.into_iter();
             if let (Some(request), Some(control)) = (descriptors.next(), descriptors.next()) {
                 let streams = kinds.into_iter().zip(descriptors).collect();
-                sessions.push(Arrived { distro, request, control, streams });
+                sessions.push(Arrived { distro, request, control, streams, is_debug: false });
             }
         }
         if !sessions.is_empty() {
@@ -250,7 +250,9 @@ impl Platform for Host {
         Work::Done(Ok(Vec::new()))
     }
 
-    fn configured(&mut self) {}
+    fn configured(&mut self) -> Option<Job> {
+        None
+    }
 
     fn options(&mut self, start: StartDistro) -> Result<Options, GuestError> {
         let Root::Directory { path } = start.root else {

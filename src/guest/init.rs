@@ -24,10 +24,11 @@ use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
-use super::{boot, cgroup, disk, interface, log, network, sys, volume};
+use super::{boot, cgroup, crash, disk, interface, log, memory, modules, network, sys, volume};
 use crate::protocol::guest::{
     CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
 };
+use crate::protocol::session::Program;
 
 /// Runs the machine. Does not return; whatever fails, PID 1 must not end.
 pub fn run() -> ! {
@@ -50,17 +51,26 @@ fn power_off() -> ! {
     }
 }
 
+fn new_socket() -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+/// Connects to a port of the host.
+///
+/// # Errors
+/// The system's.
+pub(super) fn connect_to_host(port: u32) -> io::Result<OwnedFd> {
+    let socket = new_socket()?;
+    connect(socket.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, port))?;
+    Ok(socket)
+}
+
 fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
-    let new = || {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        socket(AddressFamily::Vsock, SockType::Stream, flags, None)
-    };
-    let listener = new()?;
+    let listener = new_socket()?;
     bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, STREAM_PORT))?;
     listen(&listener, Backlog::MAXCONN)?;
     sys::set_nonblocking(&listener)?;
-    let control = new()?;
-    connect(control.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, CONTROL_PORT))?;
+    let control = connect_to_host(CONTROL_PORT)?;
     sys::set_nonblocking(&control)?;
     let streams = Streams::default();
     let platform = VirtualMachine {
@@ -68,6 +78,7 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
         streams,
         early_modules: modules,
         modules: None,
+        load_modules: Vec::new(),
         network: None,
         listeners: None,
     };
@@ -76,6 +87,9 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
 
 /// How far the clock may be from the host's, which is told every minute.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(250);
+
+/// The driver that tells the host what memory is free.
+const BALLOON: &str = "virtio_balloon";
 
 /// Sets the clock to seconds and nanoseconds since 1970.
 fn set_clock((seconds, nanoseconds): (i64, u32)) -> io::Result<()> {
@@ -90,6 +104,8 @@ struct VirtualMachine {
     /// What distros need beyond what it took to reach the service.
     early_modules: Vec<PathBuf>,
     modules: Option<Modules>,
+    /// What else is to be loaded of them.
+    load_modules: Vec<String>,
     /// What the service said of the network.
     network: Option<Network>,
     /// Those ports, where the host wants to know.
@@ -134,7 +150,11 @@ impl Platform for VirtualMachine {
         if let Err(error) = random.and_then(|file| sys::add_entropy(&file, &configure.entropy)) {
             warnings.push(format!("cannot add entropy: {error}"));
         }
-        let Configure { modules, swap, network, .. } = configure;
+        if configure.crash_dumps {
+            crash::receive();
+        }
+        let Configure { modules, swap, network, load_modules, .. } = configure;
+        self.load_modules = load_modules;
         self.network.clone_from(&network);
         if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
@@ -183,7 +203,7 @@ impl Platform for VirtualMachine {
         set_clock(time)
     }
 
-    fn configured(&mut self) {
+    fn configured(&mut self) -> Option<Job> {
         let caller = self.network.as_ref().and_then(|network| network.caller);
         if let Some((host4, host6)) = caller {
             let listeners = interface::number(network::NAME)
@@ -196,9 +216,22 @@ impl Platform for VirtualMachine {
                 }
             }
         }
-        let Some(release) = kernel_release() else { return };
+        let release = kernel_release()?;
         let directory = modules_directory(&release);
-        self.modules = Some(Modules { release, directory });
+        self.modules = Some(Modules { release, directory: directory.clone() });
+        let mut names = std::mem::take(&mut self.load_modules);
+        names.insert(0, BALLOON.to_owned());
+        let load = move || {
+            // Commands that are about to start come first.
+            sys::lower_priority();
+            modules::load(&directory, &names);
+            Ok(Vec::new())
+        };
+        Job::start(load).ok()
+    }
+
+    fn reclaim(&mut self, gradually: bool) -> io::Result<Job> {
+        Job::start(|| memory::reclaim(gradually))
     }
 
     fn options(&mut self, start: StartDistro) -> Result<Options, GuestError> {
@@ -232,6 +265,10 @@ impl Platform for VirtualMachine {
             log::warn(format_args!("ports of a distribution are not forwarded: {error}"));
         }
         Some(group)
+    }
+
+    fn stops(&mut self, distro: Uuid) {
+        cgroup::end_debug(distro);
     }
 
     fn disk(&self, request: &Request, distro: Option<(&Root, Pid)>) -> Outcome {
@@ -283,6 +320,7 @@ fn arrived(whole: Whole) -> Option<Arrived> {
             request,
             control: whole.control,
             streams: whole.streams,
+            is_debug: whole.session.program == Program::DebugShell,
         }),
         Err(error) => {
             log::warn(format_args!("a session is refused: {error}"));

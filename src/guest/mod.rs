@@ -15,6 +15,8 @@
 pub mod boot;
 pub mod cgroup;
 pub mod control;
+pub mod crash;
+pub mod debug;
 pub mod disk;
 pub mod distro;
 pub mod host;
@@ -25,6 +27,7 @@ pub mod interface;
 pub mod job;
 pub mod listeners;
 pub mod log;
+pub mod memory;
 pub mod modules;
 pub mod network;
 pub mod server;
@@ -45,6 +48,7 @@ pub fn run_if_called() {
     if is_init() {
         init::run();
     }
+    crash::run_if_called();
     information::run_if_called();
     if std::env::args_os().next().is_some_and(|name| name == host::ARGUMENT) {
         host::run();

@@ -3,14 +3,27 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::{boot, log};
+use crate::kernel::modules::{name_of, normal};
+
+/// Loads modules and what they need; one that does not exist is logged (B129).
+pub fn load(directory: &Path, names: &[String]) {
+    let built_in = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
+    for module in names {
+        let files = load_order(directory, module);
+        if files.is_empty() && !built_in.lines().any(|path| name_of(path) == normal(module)) {
+            log::warn(format_args!("failed to load module '{module}'"));
+        }
+        boot::load_modules(&files);
+    }
+}
+
 /// The files of a module and of what it needs, in the order of loading; none where it is
 /// built in or unknown.
 pub fn load_order(directory: &Path, module: &str) -> Vec<PathBuf> {
     let table = fs::read_to_string(directory.join("modules.dep")).unwrap_or_default();
-    let is_it = |path: &str| {
-        let file = path.rsplit('/').next().unwrap_or_default();
-        file.strip_prefix(module).is_some_and(|rest| rest.starts_with(".ko"))
-    };
+    let name = normal(module);
+    let is_it = |path: &str| name_of(path) == name;
     let line = table.lines().filter_map(|line| line.split_once(':'));
     let Some((module, needs)) = line.into_iter().find(|(path, _)| is_it(path)) else {
         return Vec::new();
@@ -32,6 +45,7 @@ mod tests {
         let expected = ["failover.ko", "net_failover.ko", "drivers/net/virtio_net.ko"];
         let expected = expected.map(|name| directory.path().join("kernel").join(name));
         assert_eq!(load_order(directory.path(), "virtio_net"), expected);
+        assert_eq!(load_order(directory.path(), "virtio-net"), expected);
         assert!(load_order(directory.path(), "virtio").is_empty());
     }
 }

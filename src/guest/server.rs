@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use uuid::Uuid;
 
 use super::control::Control;
+use super::debug;
 use super::distro::link::{self, Order, Report};
 use super::distro::{self, Options};
 use super::job::{Job, Outcome};
@@ -81,14 +82,25 @@ pub trait Platform {
         Ok(())
     }
 
-    /// The configuration's job has succeeded.
-    fn configured(&mut self);
+    /// The configuration's job has succeeded. Gives work that is left, for which nobody waits.
+    fn configured(&mut self) -> Option<Job>;
+
+    /// Frees what files are cached in, where the memory is its own.
+    ///
+    /// # Errors
+    /// The system's.
+    fn reclaim(&mut self, _gradually: bool) -> io::Result<Job> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// What a distro is started with.
     ///
     /// # Errors
     /// Where it cannot run here.
     fn options(&mut self, start: StartDistro) -> Result<Options, GuestError>;
+
+    /// A distro is asked to stop: what else uses its files ends.
+    fn stops(&mut self, _distro: Uuid) {}
 
     /// Makes a distro's cgroup, where there are any.
     fn group(&mut self, distro: Uuid) -> Option<OwnedFd>;
@@ -126,6 +138,10 @@ pub struct Arrived {
     pub control: OwnedFd,
     /// The byte streams.
     pub streams: Vec<(StreamKind, OwnedFd)>,
+    /// It is for the machine, with the distro's files ([`Program::DebugShell`]).
+    ///
+    /// [`Program::DebugShell`]: crate::protocol::session::Program::DebugShell
+    pub is_debug: bool,
 }
 
 /// What a job was started for.
@@ -134,10 +150,10 @@ enum Purpose {
     Prepare,
     /// [`Platform::configure`]; the number of the request.
     Configure(u64),
-    /// [`Platform::disk`]; the number of the request.
-    Disk(u64),
-    /// [`usage::look`]; the number of the request.
-    Look(u64),
+    /// What a request wants, whose number this is.
+    Answer(u64),
+    /// What nobody waits for.
+    Nobody,
     /// [`Platform::release`].
     Release(Uuid),
 }
@@ -287,6 +303,10 @@ impl<P: Platform> Server<P> {
                 self.reply(id, outcome);
             }
             Request::Look { distro } => self.look(id, distro),
+            Request::ReclaimMemory { gradually } => {
+                let job = self.platform.reclaim(gradually);
+                self.begin(id, job);
+            }
             Request::PowerOff => self.stop_all(Ending::PowerOff),
             Request::SetTime { time } => {
                 let result = self.platform.set_time(time);
@@ -294,17 +314,24 @@ impl<P: Platform> Server<P> {
                     result.map_err(|error| GuestError::system("setting the clock", &error));
                 self.reply(id, result.map(|()| Vec::new()));
             }
+            Request::SetTimeZone { zone } => {
+                for distro in self.distros.values().filter(|distro| !distro.is_gone) {
+                    // One that does not take it keeps its own until its next start.
+                    let _ = link::send(&distro.socket, &Order::TimeZone(zone.clone()), &[]);
+                }
+                self.reply(id, Ok(Vec::new()));
+            }
             Request::GrowDistro { distro } => match self.distros.get(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
                 Some(distro) => {
                     let work = || self.platform.disk(&request, Some((&distro.root, distro.pid)));
                     let job = Job::start(work);
-                    self.begin_disk(id, job);
+                    self.begin(id, job);
                 }
             },
             Request::MountDisk(_) | Request::UnmountDisk { .. } => {
                 let job = Job::start(|| self.platform.disk(&request, None));
-                self.begin_disk(id, job);
+                self.begin(id, job);
             }
             Request::StartDistro(start) => match &mut self.early {
                 Some(early) => early.push((id, start)),
@@ -312,17 +339,18 @@ impl<P: Platform> Server<P> {
             },
             Request::StopDistro { distro } => match self.distros.get_mut(&distro) {
                 None => self.reply(id, Err(GuestError::NotRunning)),
-                Some(distro) => {
-                    distro.stops.push(id);
-                    distro.stop();
+                Some(running) => {
+                    self.platform.stops(distro);
+                    running.stops.push(id);
+                    running.stop();
                 }
             },
         }
     }
 
-    fn begin_disk(&mut self, id: u64, job: io::Result<Job>) {
+    fn begin(&mut self, id: u64, job: io::Result<Job>) {
         match job {
-            Ok(job) => self.jobs.push((job, Purpose::Disk(id))),
+            Ok(job) => self.jobs.push((job, Purpose::Answer(id))),
             Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
         }
     }
@@ -337,10 +365,8 @@ impl<P: Platform> Server<P> {
         let Some(pid) = running.map(|distro| distro.pid) else {
             return self.reply(id, Err(GuestError::NotRunning));
         };
-        match Job::start(|| Ok(usage::look(pid))) {
-            Ok(job) => self.jobs.push((job, Purpose::Look(id))),
-            Err(error) => self.reply(id, Err(GuestError::system("forking", &error))),
-        }
+        let job = Job::start(|| Ok(usage::look(pid)));
+        self.begin(id, job);
     }
 
     fn start_distro(&mut self, id: u64, start: StartDistro) {
@@ -377,7 +403,8 @@ impl<P: Platform> Server<P> {
     }
 
     fn stop_all(&mut self, ending: Ending) {
-        for distro in self.distros.values_mut() {
+        for (id, distro) in &mut self.distros {
+            self.platform.stops(*id);
             distro.stop();
         }
         let last = self.distros.values().filter_map(|distro| distro.kill_at).max();
@@ -388,6 +415,12 @@ impl<P: Platform> Server<P> {
     /// Gives a session to its distro.
     fn hand_over(&mut self, session: Arrived) {
         let distro = self.distros.get(&session.distro).filter(|distro| distro.is_running());
+        if let (Some(distro), true) = (distro, session.is_debug) {
+            if let Err(error) = debug::start(session.distro, distro.pid, session) {
+                log::warn(format_args!("a debug shell is refused: {error}"));
+            }
+            return;
+        }
         let sent = distro.ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(|distro| {
             link::send_session(&distro.socket, &session.request, &session.control, &session.streams)
         });
@@ -456,13 +489,12 @@ impl<P: Platform> Server<P> {
                 }
             }
             Purpose::Configure(id) => {
-                if outcome.is_ok() {
-                    self.platform.configured();
-                }
+                let later = outcome.is_ok().then(|| self.platform.configured()).flatten();
+                self.jobs.extend(later.map(|job| (job, Purpose::Nobody)));
                 self.reply(id, outcome);
             }
-            Purpose::Disk(id) => self.reply(id, outcome),
-            Purpose::Look(id) => self.reply(id, outcome),
+            Purpose::Answer(id) => self.reply(id, outcome),
+            Purpose::Nobody => {}
             Purpose::Release(id) => self.distro_ended(id, outcome),
         }
     }

@@ -122,6 +122,12 @@ pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets this process run when no other wants to.
+pub fn lower_priority() {
+    // SAFETY: no pointers; it is this process's own priority.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}
+
 /// Closes every descriptor above the standard ones but those given.
 pub fn close_all_except(keep: &[RawFd]) {
     let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();

@@ -16,13 +16,28 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
 
 /// The vsock port of the guest that the service connects to, once per stream.
 pub const STREAM_PORT: u32 = 50001;
+
+/// The vsock port of the host that takes [`CrashDump`]s.
+pub const CRASH_PORT: u32 = 50005;
+
+/// The first frame of the memory image of a process that crashed. The image follows in pieces,
+/// each with its length before it, four bytes in little-endian order; that of zero is the end.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CrashDump {
+    /// The process, as its distro counts.
+    pub process: u32,
+    /// The signal that ended it.
+    pub signal: u32,
+    /// The path of its program, with `!` for `/`.
+    pub executable: String,
+}
 
 /// The first frame of every stream.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -52,6 +67,11 @@ pub enum Request {
         /// Separated by spaces.
         search: Option<String>,
     },
+    /// The host's time zone is another now (B232).
+    SetTimeZone {
+        /// As [`StartDistro::time_zone`].
+        zone: String,
+    },
     /// Let a running distro's file system grow to its disk, which has become longer.
     GrowDistro {
         /// Which.
@@ -73,6 +93,11 @@ pub enum Request {
     Look {
         /// Which.
         distro: Uuid,
+    },
+    /// Free what files are cached in. Answered when that is done.
+    ReclaimMemory {
+        /// Little by little, and only what is not missed; else all of it.
+        gradually: bool,
     },
     /// The host's clock, which may have jumped.
     SetTime {
@@ -101,6 +126,10 @@ pub struct Configure {
     pub swap: Option<u16>,
     /// The machine's network, if it has one.
     pub network: Option<Network>,
+    /// Whether the host takes [`CrashDump`]s.
+    pub crash_dumps: bool,
+    /// Modules of the kernel to load, by their names (B129).
+    pub load_modules: Vec<String>,
 }
 
 /// A disk of the user's.

@@ -41,6 +41,8 @@ pub enum Program {
     },
     /// The user's login shell, interactive where it has a terminal (argv0 `-bash`).
     Shell,
+    /// The same as root beside all distros of a virtual machine, with this one's files.
+    DebugShell,
 }
 
 /// The user a session runs as.

@@ -57,6 +57,12 @@ pub enum ServiceError {
     /// What a command sent makes no sense.
     #[error("malformed request")]
     Malformed(#[source] FrameError),
+    /// The distro runs without a virtual machine.
+    #[error("the distribution '{name}' has no virtual machine")]
+    NoMachine {
+        /// Its name.
+        name: String,
+    },
     /// A command's streams were not passed along.
     #[error("{passed} streams were passed instead of {expected}")]
     Streams {
@@ -119,6 +125,7 @@ impl Diagnose for ServiceError {
             | Self::State { source, .. }
             | Self::System { source, .. } => io_code(source),
             Self::DiskInUse { .. } => "ERROR_SHARING_VIOLATION",
+            Self::NoMachine { .. } => "WSL_E_WSL2_NEEDED",
             Self::Malformed(_) | Self::Streams { .. } => "E_UNEXPECTED",
             Self::ShuttingDown | Self::Stopped { .. } => "E_ABORT",
         }

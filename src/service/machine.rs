@@ -100,6 +100,11 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// What it has of its own; a machine that is the host itself has nothing.
     fn resources(&self) -> Option<Resources>;
 
+    /// What it takes of the host, where that can be told.
+    fn load(&self) -> Option<Load> {
+        None
+    }
+
     /// Writes what the guest's kernel said last to a new file.
     ///
     /// # Errors
@@ -160,6 +165,15 @@ pub struct Resources {
     pub processors: u32,
     /// Memory in bytes.
     pub memory: u64,
+}
+
+/// What a machine takes of the host.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Load {
+    /// How long its processors have run, all together.
+    pub processor_time: Duration,
+    /// The memory that is in use, in bytes.
+    pub resident: u64,
 }
 
 /// What makes machines.

@@ -11,12 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::distro::find;
 use super::error::ServiceError;
 use super::log;
+use super::machine::Kind;
 use super::supervisor::{OpenError, Supervisor};
 use super::vm::Vm;
 use crate::error::{Diagnose, Failure};
 use crate::protocol::client::{Answer, Run};
 use crate::protocol::frame::{self, Decoder, FrameError};
-use crate::protocol::session::{Input, Output, Session, SessionError, User};
+use crate::protocol::session::{Input, Output, Program, Session, SessionError, User};
 
 /// How long the guest may take to read an input. Its session leaders always read.
 const INPUT_LIMIT: Duration = Duration::from_secs(1);
@@ -78,6 +79,10 @@ pub fn run(supervisor: &Arc<Supervisor>, mut client: UnixStream, run: Run, strea
         let _ = frame::write(&mut client, &Answer::Warning(warning));
     }
     let opened = find(&supervisor.paths, run.distro).and_then(|record| {
+        if run.program == Program::DebugShell && vm.kind == Kind::Host {
+            let error = ServiceError::NoMachine { name: record.name };
+            return Err(Failure::new("Wsl/Service", &error));
+        }
         let user = run.user.map_or(User::Default(record.default_uid), User::Name);
         let session = Session {
             distro: run.distro,

@@ -732,7 +732,7 @@ impl Supervisor {
     fn end_machine(&self, vm: &Arc<Vm>, force: bool) {
         if !force && vm.control.power_off().is_ok() {
             // What follows is part of the whole's time too.
-            let deadline = Instant::now() + vm.settings.stop_limit().mul_f32(0.85);
+            let deadline = Instant::now() + vm.settings.stop_limit().mul_f32(0.8);
             let mut state = self.state();
             while vm.end().is_none() && Instant::now() < deadline {
                 state = self.wait(state, Some(deadline));

@@ -99,7 +99,9 @@ impl Guest {
             }
             let result = match request {
                 GuestRequest::Configure(_) | GuestRequest::SetSearch { .. } => Ok(Vec::new()),
-                GuestRequest::SetTime { .. } => Ok(Vec::new()),
+                GuestRequest::SetTime { .. }
+                | GuestRequest::SetTimeZone { .. }
+                | GuestRequest::ReclaimMemory { .. } => Ok(Vec::new()),
                 GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
                 GuestRequest::MountDisk(disk) => match &disk.mount {
                     Some(mount) if mount.kind.as_deref() == Some("bad") => {

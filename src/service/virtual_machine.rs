@@ -9,13 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::crash_dumps::CrashDumps;
 use super::error::ServiceError;
-use super::machine::{Boot, Kind, Machine, MachineError, Resources, Storage, Use};
+use super::machine::{Boot, Kind, Load, Machine, MachineError, Resources, Storage, Use};
 use super::{host_machine, lock, log, swap};
 use crate::config::networking::{Mode, Networking};
 use crate::config::paths::Paths;
 use crate::config::wslconfig::WslConfig;
 use crate::devices::VirtioDevice;
+use crate::devices::balloon::device::Balloon;
 use crate::devices::net::{Link, NetDevice};
 use crate::devices::scsi::{DiskOptions, ScsiBus, ScsiDevice, ScsiError, Volume};
 use crate::devices::vsock::{Vsock, VsockDevice};
@@ -29,7 +31,7 @@ use crate::network::nat::{self, Nat};
 use crate::network::ports::Ports;
 use crate::network::resolver;
 use crate::protocol::frame::{self, FrameError};
-use crate::protocol::guest::{CONTROL_PORT, Network, Root, STREAM_PORT, StreamHeader};
+use crate::protocol::guest::{CONTROL_PORT, CRASH_PORT, Network, Root, STREAM_PORT, StreamHeader};
 use crate::protocol::session::{Session, StreamKind};
 use crate::vmm::error::VmmError;
 use crate::vmm::exit::Exit;
@@ -38,6 +40,9 @@ use crate::vmm::{command_line, probe};
 
 /// Where the host's resolver is set up.
 pub const RESOLVER_SETTINGS: &str = "/etc/resolv.conf";
+
+/// The size of a page of the host, in bytes.
+const PAGE: u64 = 4096;
 
 /// The contexts of a machine that cannot be built in the error code.
 const CREATE: &str = "Wsl/Service/CreateInstance/CreateVm";
@@ -108,9 +113,15 @@ impl Boot for Builder {
                 let _ = control.send(Ok(stream));
             })
             .map_err(failed)?;
+        if let Some(count) = settings.crash_dumps {
+            let folder = settings.crash_dump_folder.clone();
+            let dumps = CrashDumps::new(folder.unwrap_or_else(|| self.paths.crashes()), count);
+            vsock.listen(CRASH_PORT, move |stream| dumps.accept(stream)).map_err(failed)?;
+        }
         let mut devices: Vec<Box<dyn VirtioDevice>> = vec![
             Box::new(ScsiDevice::new(disks.clone(), settings.processors)),
             Box::new(VsockDevice::new(vsock.clone())),
+            Box::new(Balloon::default()),
         ];
         let networking = &settings.networking;
         let addresses = (networking.mode != Mode::None).then(|| choose_addresses(networking));
@@ -354,6 +365,14 @@ impl Machine for KvmMachine {
 
     fn resources(&self) -> Option<Resources> {
         Some(Resources { processors: self.processors, memory: self.memory })
+    }
+
+    fn load(&self) -> Option<Load> {
+        // The service has little memory beside the guest's.
+        let sizes = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let pages: u64 = sizes.split(' ').nth(1)?.parse().ok()?;
+        let resident = pages.saturating_mul(PAGE);
+        Some(Load { processor_time: self.machine.processor_time(), resident })
     }
 
     fn save_log(&self, to: &Path) -> io::Result<()> {

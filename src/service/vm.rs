@@ -1,6 +1,5 @@
 //! A running machine together with its control channel, from boot to end.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -9,10 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::control::{Control, ControlError};
 use super::error::ServiceError;
 use super::machine::{Kind, Machine};
-use super::resolver_watch;
 use super::supervisor::Supervisor;
 use super::virtual_machine::RESOLVER_SETTINGS;
-use super::{clock, distro, log};
+use super::{clock, distro, host_settings, log, reclaim};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
@@ -96,7 +94,9 @@ impl Vm {
         let configured = spawned.and_then(|()| match kind {
             Kind::Host => Ok(Vec::new()),
             Kind::Virtual => vm.configure().inspect(|_| {
-                if let Err(failure) = clock::follow(&vm) {
+                for failure in
+                    [clock::follow(&vm), reclaim::follow(&vm)].into_iter().filter_map(Result::err)
+                {
                     log(format_args!("{failure}"));
                 }
             }),
@@ -108,7 +108,7 @@ impl Vm {
             }
             Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
         }
-        let ended = vm.watch_resolver();
+        let ended = host_settings::follow(&vm, RESOLVER_SETTINGS);
         let (watched, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
         super::spawn("machine-end", move || {
             let exit = watched.machine.wait();
@@ -127,21 +127,6 @@ impl Vm {
         })
         .inspect_err(|_| vm.machine.kill())?;
         Ok((vm, warnings))
-    }
-
-    /// Follows the host's settings of names into a machine with a network of its own, until
-    /// what this gives is dropped.
-    fn watch_resolver(self: &Arc<Self>) -> Option<UnixStream> {
-        let search = self.machine.network()?.search;
-        let (ours, theirs) = UnixStream::pair().ok()?;
-        let vm = Arc::clone(self);
-        let spawned = super::spawn("resolver", move || {
-            resolver_watch::run(&vm, Path::new(RESOLVER_SETTINGS), search, &theirs);
-        });
-        if let Err(failure) = spawned {
-            log(format_args!("{failure}"));
-        }
-        Some(ours)
     }
 
     /// Takes what the guest tells.
@@ -203,6 +188,8 @@ impl Vm {
             modules: self.machine.modules(),
             swap: self.machine.swap(),
             network: self.machine.network(),
+            crash_dumps: self.settings.crash_dumps.is_some(),
+            load_modules: self.settings.load_kernel_modules.clone(),
         });
         self.control
             .request(request, self.settings.kernel_boot_timeout)

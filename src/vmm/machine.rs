@@ -7,8 +7,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -108,6 +109,7 @@ impl VirtualMachine {
             exit: ExitLatch::default(),
             log,
             stopping: AtomicBool::new(false),
+            threads: Mutex::default(),
         });
         supervise(Running { vm, memory, shared, vcpus })
     }
@@ -127,6 +129,11 @@ impl VirtualMachine {
     /// How the machine ended, if it has.
     pub fn exit(&self) -> Option<Exit> {
         self.owner.ended.get()
+    }
+
+    /// How long its processors have run, all together.
+    pub fn processor_time(&self) -> Duration {
+        self.owner.shared.processor_time()
     }
 
     /// The kernel's log.

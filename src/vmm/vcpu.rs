@@ -7,11 +7,13 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, gettid};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
 use super::error::VmmError;
@@ -34,6 +36,24 @@ pub struct Shared {
     pub log: Arc<ConsoleLog>,
     /// Set before the signals of [`stop`].
     pub stopping: AtomicBool,
+    /// The processors' threads.
+    pub threads: Mutex<Vec<Pid>>,
+}
+
+impl Shared {
+    /// How long the processors have run, all together.
+    pub fn processor_time(&self) -> Duration {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that has ended has no clock any more.
+        let times = threads.iter().filter_map(|thread| clock_gettime(clock_of(*thread)).ok());
+        times.map(Duration::from).sum()
+    }
+}
+
+/// The clock of the time that a thread has run (`CPUCLOCK_SCHED` with its number, as
+/// pthread_getcpuclockid(3) makes it).
+fn clock_of(thread: Pid) -> ClockId {
+    ClockId::from_raw((!thread.as_raw() << 3) | 0b110)
 }
 
 /// The signal that brings a thread out of KVM.
@@ -77,6 +97,7 @@ pub fn spawn(
         .name(format!("vcpu{number}"))
         .spawn(move || {
             allow_kicks();
+            shared.threads.lock().unwrap_or_else(PoisonError::into_inner).push(gettid());
             if let Some(exit) = run(number, &mut vcpu, &shared) {
                 shared.exit.set(exit);
             }
@@ -157,5 +178,24 @@ fn handle(exit: VcpuExit<'_>, shared: &Shared) -> Option<Exit> {
         VcpuExit::InternalError => failure("KVM could not emulate an instruction".to_owned()),
         VcpuExit::MemoryFault { gpa, .. } => failure(format!("memory fault at {gpa:#x}")),
         other => failure(format!("unexpected exit {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_thread_is_what_it_has_run() {
+        let time = || Duration::from(clock_gettime(clock_of(gettid())).unwrap());
+        let (before, started) = (time(), Instant::now());
+        std::thread::sleep(Duration::from_millis(50));
+        let asleep = time() - before;
+        assert!(asleep < Duration::from_millis(40), "{asleep:?}");
+        while time() - before < Duration::from_millis(60) {
+            assert!(started.elapsed() < Duration::from_secs(60));
+        }
     }
 }

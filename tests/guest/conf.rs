@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use wslr::protocol::guest::Request as Ask;
 use wslr::protocol::session::User;
 
 use super::harness::Distro;
@@ -99,6 +100,35 @@ fn b232_the_time_zone_is_the_hosts_where_it_is_wanted_and_known() {
     assert_eq!(zone("", true), b"/usr/share/zoneinfo/Europe/Berlin\n");
     assert_eq!(zone("", false), b"");
     assert_eq!(zone("[time]\nuseWindowsTimezone=false\n", true), b"");
+}
+
+#[test]
+fn b232_a_running_distro_follows_the_hosts_time_zone_where_it_is_wanted() {
+    for (conf, expected) in [("", "Asia/Tokyo"), ("[time]\nuseWindowsTimezone=false\n", "")] {
+        let distro = Distro::try_start_with(Path::new("/"), |root| {
+            fs::write(root.join("etc/wsl.conf"), conf).unwrap();
+            let _ = fs::remove_file(root.join("etc/localtime"));
+            fs::write(root.join("etc/timezone"), "Etc/UTC\n").unwrap();
+            let zones = root.join("usr/share/zoneinfo");
+            let _ = fs::remove_dir_all(&zones);
+            fs::create_dir_all(zones.join("Asia")).unwrap();
+            fs::write(zones.join("Asia/Tokyo"), "x").unwrap();
+        });
+        let mut distro = distro.unwrap();
+        for zone in ["../../etc/passwd", "Asia/Tokyo", "No/Where"] {
+            distro.ask(Ask::SetTimeZone { zone: zone.into() }).unwrap();
+        }
+        // Sessions begin after what was ordered before them; writing takes a moment.
+        let line = "for i in $(seq 50); do test -L /etc/localtime && break; sleep 0.1; done; \
+                    readlink /etc/localtime; cat /etc/timezone";
+        let line = if expected.is_empty() { "sleep 0.5; readlink /etc/localtime" } else { line };
+        let text = distro.run(line).stdout;
+        let expected = match expected {
+            "" => String::new(),
+            zone => format!("/usr/share/zoneinfo/{zone}\n{zone}\n"),
+        };
+        assert_eq!(String::from_utf8_lossy(&text), expected);
+    }
 }
 
 #[test]

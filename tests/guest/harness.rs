@@ -118,7 +118,7 @@ impl Distro {
     }
 
     /// Asks the process that serves the distro.
-    fn ask(&mut self, request: Ask) -> Result<Vec<String>, GuestError> {
+    pub fn ask(&mut self, request: Ask) -> Result<Vec<String>, GuestError> {
         frame::write(&mut self.spawned.control, &Envelope { id: 1, request }).unwrap();
         loop {
             if let Event::Reply { result, .. } = self.event() {

@@ -97,7 +97,7 @@ fn find_disk(home: &Home, distro: &str) -> PathBuf {
 }
 
 /// The processes of the service.
-fn service() -> Vec<String> {
+pub fn service() -> Vec<String> {
     let executable = fs::canonicalize(env!("CARGO_BIN_EXE_wslr")).unwrap();
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
     processes

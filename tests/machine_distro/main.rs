@@ -10,8 +10,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crashes;
 mod disks;
 mod fixture;
+mod limits;
+mod memory;
 mod network;
 mod packages;
 mod robustness;

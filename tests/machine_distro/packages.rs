@@ -61,7 +61,8 @@ fn y_a_distro_of_packages_sets_them_up_at_its_first_start() {
     systemd(&home);
     home.wslr(["--shutdown"]).run();
     let disk = home.data("distros").join(ID).join("ext4.img");
-    run_tool("e2fsck", &["-fn", disk.to_str().unwrap()], &[0]);
+    // The last end was not an orderly one.
+    run_tool("e2fsck", &["-fy", disk.to_str().unwrap()], &[0, 1]);
 }
 
 /// B159, B163, B165, B168: its systemd is its first process, beside what all distros share.
@@ -103,4 +104,70 @@ fn systemd(home: &Home) {
     run("root", line);
     home.wslr(["--terminate", "Debian"]).into_command().status().unwrap();
     assert_eq!(run("root", "cat /stopped"), "yes\n", "B171");
+    leaves_what_is_shared(home, |line| run("root", line));
+    ends_in_time(home);
+}
+
+/// B169, B170: the end of a systemd leaves formats and mounts that others share, in the usual
+/// place and in another.
+fn leaves_what_is_shared(home: &Home, run: impl Fn(&str) -> String) {
+    let archive = PathBuf::from(std::env::var_os("WSLR_TEST_DISTRO").unwrap());
+    let mut install = home.wslr(["--install", "--no-launch", "--vhd-size", "16GB"]);
+    install.command().args(["--name", "Peer", "--from-file"]).arg(archive);
+    let output = install.command().output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let peer = |line: &str| {
+        let mut test = home.wslr(["-d", "Peer", "--", "sh", "-c", line]);
+        let output = test.command().stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mounted = |name: &str| {
+        format!(
+            "mkdir /mnt/wsl/{name} && mount -t tmpfs x /mnt/wsl/{name} && touch /mnt/wsl/{name}/here"
+        )
+    };
+    run(&mounted("ours"));
+    peer(&mounted("theirs"));
+    // A kernel without the module has no formats.
+    let formats = "/proc/sys/fs/binfmt_misc";
+    let register = format!(
+        "test -e {formats}/register || {{ echo none; exit; }}; \
+         echo ':wslr-test:M::WSLRTEST::/bin/true:' >{formats}/register; echo done"
+    );
+    let has_formats = run(&register) == "done\n";
+    println!("binary formats: {has_formats}");
+    let is_there = || {
+        peer("ls /mnt/wsl/*/here") == "/mnt/wsl/ours/here\n/mnt/wsl/theirs/here\n"
+            && (!has_formats
+                || peer(&format!("head -n 1 {formats}/wslr-test {formats}/status | xargs"))
+                    == format!(
+                        "==> {formats}/wslr-test <== enabled ==> {formats}/status <== enabled\n"
+                    ))
+    };
+    assert!(is_there(), "before");
+    run("printf '[automount]\\nroot=/x\\n' >>/etc/wsl.conf");
+    home.wslr(["--terminate", "Debian"]).into_command().status().unwrap();
+    assert!(is_there(), "B169, B170");
+    assert_eq!(run("ls /x/wsl/*/here"), "/x/wsl/ours/here\n/x/wsl/theirs/here\n");
+    home.wslr(["--terminate", "Debian"]).into_command().status().unwrap();
+    assert!(is_there(), "B169, B170 with another root");
+    home.wslr(["--unregister", "Peer"]).into_command().status().unwrap();
+}
+
+/// A systemd with a unit that never stops is ended in the time of all (B158).
+fn ends_in_time(home: &Home) {
+    let from = "distributionStartTimeout=300000";
+    home.write(".wslconfig", CONFIGURATION.replace(from, "distributionStartTimeout=60000"));
+    home.wslr(["--shutdown"]).run();
+    let line = "systemd-run --quiet --unit=stays -p TimeoutStopSec=infinity -p \
+                ExecStop='/bin/sleep 1000' -p KillMode=none sleep 1000";
+    let mut test = home.wslr(["-d", "Debian", "--", "sh", "-c", line]);
+    assert!(test.command().stdin(Stdio::null()).status().unwrap().success());
+    let started = Instant::now();
+    home.wslr(["--shutdown"]).run();
+    let taken = started.elapsed();
+    println!("a systemd that does not stop: --shutdown took {taken:?}");
+    assert!(taken < crate::limits::ORDERLY, "{taken:?}");
+    home.write(".wslconfig", CONFIGURATION);
 }

@@ -91,6 +91,12 @@ pub fn parse(words: Vec<OsString>, home: Option<&OsStr>) -> Result<Invocation, G
                 distro = Selection::Id(id(&value).ok_or(incorrect)?);
             }
             "--user" => user = Some(verbs::text(&value)),
+            // What follows does not count (B181).
+            "--debug-shell" => {
+                let (user, directory) = (Some("root".to_owned()), Some(Directory::Home));
+                let program = Program::DebugShell;
+                return Ok(Invocation::Run(Run { distro, user, directory, program }));
+            }
             "--shell-type" => shell = Some(shell_type(value)?),
             // --exec
             _ => {

@@ -42,6 +42,15 @@ fn one_word_is_a_line_and_several_are_an_argument_vector() {
 }
 
 #[test]
+fn b181_a_debug_shell_is_roots_and_what_follows_does_not_count() {
+    let shell = run(&["-d", "D", "-u", "alice", "--debug-shell", "--no-such", "word"]);
+    assert_eq!(shell.program, Program::DebugShell);
+    assert_eq!(shell.user.as_deref(), Some("root"));
+    assert_eq!(shell.distro, Selection::Name("D".into()));
+    assert!(read(&["--debug-shell=x"]).is_err());
+}
+
+#[test]
 fn b003_a_tilde_counts_only_as_the_first_word() {
     assert_eq!(run(&["~", "pwd"]).directory, Some(Directory::Home));
     assert_eq!(run(&["-d", "D", "~"]).program, line("~", false));

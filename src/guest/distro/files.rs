@@ -70,9 +70,8 @@ pub fn write_all(conf: &WslConf, hostname: &str, time_zone: Option<&str>) -> Vec
             unlink_resolver(&resolver)
         },
     ));
-    if let Some(zone) = time_zone.filter(|zone| conf.follows_time_zone && time_zone::is_name(zone))
-    {
-        results.push(("/etc/localtime", set_time_zone(zone)));
+    if let Some(zone) = time_zone {
+        results.push((time_zone::FILE, follow_time_zone(conf, zone)));
     }
     let warning = |(path, result): (&str, io::Result<()>)| {
         result.err().map(|error| format!("cannot write '{path}': {error}"))
@@ -153,16 +152,22 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a zone the distro's, where its database has it (B232).
-fn set_time_zone(zone: &str) -> io::Result<()> {
+/// Makes the host's zone the distro's, where that is wanted and its database has it (B232).
+///
+/// # Errors
+/// The system's.
+pub fn follow_time_zone(conf: &WslConf, zone: &str) -> io::Result<()> {
+    if !conf.follows_time_zone || !time_zone::is_name(zone) {
+        return Ok(());
+    }
     let file = Path::new(ZONES).join(zone);
     if !file.is_file() {
         return Ok(());
     }
-    if fs::read_link("/etc/localtime").is_ok_and(|target| target == file) {
+    if fs::read_link(time_zone::FILE).is_ok_and(|target| target == file) {
         return Ok(());
     }
-    replace("/etc/localtime", |beside| symlink(&file, beside))?;
+    replace(time_zone::FILE, |beside| symlink(&file, beside))?;
     // Debian's older name for the same; most systems have none.
     if fs::symlink_metadata("/etc/timezone").is_ok() {
         write("/etc/timezone", &format!("{zone}\n"))?;

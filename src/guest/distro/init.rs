@@ -146,6 +146,7 @@ impl Init {
                 Ok(Some((Order::Session(kinds), descriptors))) => {
                     self.take_session((kinds, descriptors));
                 }
+                Ok(Some((Order::TimeZone(zone), _))) => self.follow_time_zone(&zone),
                 Ok(Some((Order::Stop, _)) | None) => {
                     if self.stop() {
                         return;
@@ -253,6 +254,16 @@ impl Init {
             let arguments = [c"sh", c"-c", &line];
             let _ = execve(c"/bin/sh", &arguments, &environment);
             exit(127);
+        }
+    }
+
+    /// Makes the host's time zone the distro's, where that is wanted. In a process of its own:
+    /// the distro's files may be anywhere.
+    fn follow_time_zone(&self, zone: &str) {
+        if sys::fork().is_ok_and(|forked| forked == Forked::Child) {
+            sys::close_all_except(&[]);
+            let result = files::follow_time_zone(&self.surroundings.conf, zone);
+            exit(i32::from(result.is_err()));
         }
     }
 

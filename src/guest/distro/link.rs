@@ -33,6 +33,8 @@ pub enum Order {
     /// [`Session`](crate::protocol::session::Session), its control stream, then one
     /// stream for each of these.
     Session(Vec<StreamKind>),
+    /// The host's time zone is this one now.
+    TimeZone(String),
     /// End everything in the distro.
     Stop,
 }

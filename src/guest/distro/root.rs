@@ -177,7 +177,7 @@ fn change_root(root: &Path) -> io::Result<()> {
 }
 
 /// `mount` with the error type of the standard library.
-pub(super) fn mount_at(
+pub(in crate::guest) fn mount_at(
     source: Option<&Path>,
     target: &Path,
     kind: Option<&str>,

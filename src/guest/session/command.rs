@@ -76,7 +76,7 @@ impl Command {
                 let name = if login { login_name } else { name };
                 (shell, vec![name, c"-c".to_owned(), CString::new(as_script(line)).ok()?])
             }
-            Program::Shell => (shell, vec![login_name]),
+            Program::Shell | Program::DebugShell => (shell, vec![login_name]),
         };
         Some(Self { program, arguments, setting })
     }

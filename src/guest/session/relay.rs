@@ -64,7 +64,7 @@ pub fn run(surroundings: &Surroundings, handover: Handover) -> ! {
     }
 }
 
-pub(super) fn system(action: &str) -> impl Fn(io::Error) -> SessionError {
+pub(in crate::guest) fn system(action: &str) -> impl Fn(io::Error) -> SessionError {
     let action = action.to_owned();
     move |error| SessionError::System { action: action.clone(), reason: error.to_string() }
 }

@@ -1,43 +1,14 @@
-//! Follows the host's suffixes for short names into the guest (B202).
+//! Watches a file of the host's settings while a machine runs.
 //!
-//! Whom the host asks is looked up with each question; only the suffixes are the guest's own
-//! to know. Nothing polls: a change of the file, or of the link to it, wakes a thread.
+//! Nothing polls: a change of the file, or of the link to it, wakes a thread.
 
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-
-use super::log;
-use super::vm::Vm;
-use crate::network::resolver;
-use crate::protocol::guest::Request;
-
-/// How long the guest may take to write a file.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// Watches the file until the other end of `stop` is closed.
-pub fn run(vm: &Arc<Vm>, file: &Path, mut search: Option<String>, stop: &UnixStream) {
-    let result = follow(file, stop, || {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let now = resolver::search(&text);
-        if now != search {
-            search = now;
-            let request = Request::SetSearch { search: search.clone() };
-            if let Err(error) = vm.control.request(request, LIMIT) {
-                log(format_args!("the guest did not take the suffixes for names: {error}"));
-            }
-        }
-    });
-    if let Err(error) = result {
-        log(format_args!("cannot watch '{}': {error}", file.display()));
-    }
-}
 
 /// The directories in which a change of the file shows: its own, and its target's.
 fn directories(file: &Path) -> Vec<PathBuf> {
@@ -48,7 +19,11 @@ fn directories(file: &Path) -> Vec<PathBuf> {
     parents
 }
 
-fn follow(file: &Path, stop: &UnixStream, mut changed: impl FnMut()) -> io::Result<()> {
+/// Calls `changed` once, and after each change, until the other end of `stop` is closed.
+///
+/// # Errors
+/// The system's.
+pub fn follow(file: &Path, stop: &UnixStream, mut changed: impl FnMut()) -> io::Result<()> {
     loop {
         // Anew each time: the link may lead elsewhere now.
         let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -89,6 +64,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::*;
 
