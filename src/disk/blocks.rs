@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bytes::{Destination, Source};
 use super::raw::{data_or_hole, punch};
-use super::{Disk, Extent, check_range};
+use super::{Disk, Extent, check_range, writeback};
 
 /// The most blocks a table may have, so that it takes 32 MB of memory at most. A VHDX of
 /// 8 TB in blocks of 1 MB, or of 64 TB in blocks of 8 MB, has that many.
@@ -244,6 +244,10 @@ impl Disk for Blocks {
         }
         let mut layout = self.layout();
         self.commit(layout.as_mut())
+    }
+
+    fn start_flush(&self) {
+        writeback::start(&self.file, 0, 0);
     }
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {

@@ -13,6 +13,7 @@ mod error;
 pub mod raw;
 pub mod vhd;
 pub mod vhdx;
+pub mod writeback;
 
 use std::fmt;
 use std::fs::File;
@@ -49,6 +50,9 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// Where any of them may be lost.
     fn flush(&self) -> io::Result<()>;
+
+    /// Lets the host begin to write what a flush will wait for.
+    fn start_flush(&self);
 
     /// Makes a range read as zeroes and gives its space back where it can.
     ///
@@ -94,6 +98,10 @@ impl<D: Disk + ?Sized> Disk for std::sync::Arc<D> {
 
     fn flush(&self) -> io::Result<()> {
         (**self).flush()
+    }
+
+    fn start_flush(&self) {
+        (**self).start_flush();
     }
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {

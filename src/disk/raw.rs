@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::bytes::{Destination, Source};
-use super::{Disk, Extent, check_range};
+use super::{Disk, Extent, check_range, writeback};
 
 /// A file, or a block device, that holds the disk's bytes as they are.
 #[derive(Debug)]
@@ -62,6 +62,10 @@ impl Disk for Raw {
 
     fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn start_flush(&self) {
+        writeback::start(&self.file, 0, 0);
     }
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -15,6 +14,7 @@ use std::thread::JoinHandle;
 
 use super::error::Error;
 use super::format::{BLOCK_SIZE, Block};
+use crate::disk::writeback;
 
 /// Bytes of one run.
 const RUN: usize = 2 << 20;
@@ -223,21 +223,11 @@ fn write_runs(
                 let offset = block * BLOCK_SIZE as u64;
                 file.write_all_at(bytes.get(..length).unwrap_or_default(), offset)?;
                 if bytes.len() == RUN {
-                    start_writeback(file, offset, length);
+                    writeback::start(file, offset, length as u64);
                     let _ = returned.send(bytes);
                 }
             }
         }
     }
     Ok(())
-}
-
-/// Lets the host begin to write to its disk, so that little is left for the sync at the
-/// end. Only a hint: what goes wrong shows there.
-fn start_writeback(file: &File, offset: u64, length: usize) {
-    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
-    // SAFETY: it takes no memory, only numbers.
-    unsafe {
-        libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
-    }
 }

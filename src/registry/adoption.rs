@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Map;
 use uuid::Uuid;
 
-use super::installation::{Details, check_free, clear_abandoned};
+use super::abandoned::clear_abandoned;
+use super::installation::{Details, check_free};
 use super::lock::failed;
 use super::{Distro, RegistryError, State, update};
 use crate::config::paths::Paths;

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::abandoned::clear_abandoned;
 use super::distro::{partial, root_name};
 use super::hold::lock_distro;
-use super::installation::clear_abandoned;
 use super::lock::{failed, is_locked, make_root};
 use super::removal::delete_root;
 use super::{Distro, Registry, RegistryError, update};

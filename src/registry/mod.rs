@@ -4,6 +4,7 @@
 //! under a lock. A crash at any instant leaves the old file or the new one. Fields that
 //! this version does not know are kept.
 
+mod abandoned;
 mod adoption;
 mod conversion;
 mod distro;

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::abandoned::clear_abandoned;
 use super::conversion::clear_strays;
 use super::distro::{SNAPSHOTS, partial};
 use super::hold::lock_distro;
-use super::installation::{clear_abandoned, make_private};
+use super::installation::make_private;
 use super::lock::{failed, is_locked, make_root};
 use super::removal::{delete_root, remove_directory};
 use super::snapshots::{Snapshot, copy_description};

@@ -13,9 +13,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::abandoned::clear_abandoned;
 use super::distro::partial;
 use super::hold::lock_distro;
-use super::installation::{clear_abandoned, make_private};
+use super::installation::make_private;
 use super::lock::{failed, is_locked, lock_root, make_root};
 use super::removal::{delete_root, remove_directory};
 use super::{Distro, RegistryError, check_name, update};

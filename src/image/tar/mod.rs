@@ -274,7 +274,7 @@ impl<R: Read> Archive<R> {
             .ok_or_else(|| member.header.bad("size"))?;
         let mut metadata = metadata(&mut member)?;
         metadata.attributes = std::mem::take(&mut member.extensions.attributes);
-        let shown = member.path.to_string();
+        let in_archive = member.path.clone();
         let path = map(member.path);
         let mut segments = Vec::new();
         let mut size = 0;
@@ -284,13 +284,18 @@ impl<R: Read> Archive<R> {
                 sparse::Map { stored: member.stored, size: member.stored, segments: Vec::new() };
             if member.header.kind == Type::Sparse {
                 let before = self.source.offset();
-                sparse::read_old(&mut self.source, &member.header, &shown, &mut map)?;
+                sparse::read_old(&mut self.source, &member.header, &in_archive, &mut map)?;
                 // The continuation of the map is not part of the member's size.
                 end = end
                     .checked_add(self.source.offset() - before)
                     .ok_or_else(|| member.header.bad("size"))?;
             } else if member.extensions.sparse.is_sparse() {
-                sparse::read_pax(&mut self.source, &member.extensions.sparse, &shown, &mut map)?;
+                sparse::read_pax(
+                    &mut self.source,
+                    &member.extensions.sparse,
+                    &in_archive,
+                    &mut map,
+                )?;
             } else if map.size > 0 {
                 map.segments.push(Segment { offset: 0, length: map.size });
             }
@@ -317,7 +322,9 @@ impl<R: Read> Archive<R> {
             Type::Fifo => Kind::Fifo,
             Type::HardLink => Kind::HardLink { target: &target },
             Type::SymbolicLink => Kind::SymbolicLink { target: &member.link },
-            Type::MultiVolume => return Err(TarError::MultiVolume { path: shown }.into()),
+            Type::MultiVolume => {
+                return Err(TarError::MultiVolume { path: in_archive.to_string() }.into());
+            }
             _ => Kind::File { size, segments: &segments, content: &mut content },
         };
         let added = sink.add(Entry { path: &path, metadata: &metadata, kind });
@@ -325,7 +332,9 @@ impl<R: Read> Archive<R> {
             return Err(failure.into());
         }
         added.map_err(UnpackError::Sink)?;
-        let rest = end.checked_sub(self.source.offset()).ok_or(TarError::Sparse { path: shown })?;
+        let rest = end
+            .checked_sub(self.source.offset())
+            .ok_or_else(|| TarError::Sparse { path: in_archive.to_string() })?;
         self.source.skip(rest, "a file's content")?;
         Ok(true)
     }

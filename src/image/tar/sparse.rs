@@ -7,6 +7,7 @@ use super::pax::{self, SparseRecords};
 use super::source::Source;
 use super::{BLOCK, TarError};
 use crate::tree::Segment;
+use crate::tree::path::TreePath;
 
 /// The most segments of one file that are kept in memory.
 const MAXIMUM_SEGMENTS: usize = 1 << 20;
@@ -44,10 +45,10 @@ impl Map {
 pub(super) fn read_old<R: Read>(
     source: &mut Source<R>,
     header: &Header,
-    path: &str,
+    path: &TreePath,
     map: &mut Map,
 ) -> Result<(), TarError> {
-    let bad = || TarError::Sparse { path: path.to_owned() };
+    let bad = || TarError::Sparse { path: path.to_string() };
     let gnu = header.raw.as_gnu().ok_or_else(bad)?;
     map.size = header::unsigned(&gnu.realsize).ok_or_else(bad)?;
     let mut add = |segments: &[tar::GnuSparseHeader]| {
@@ -80,10 +81,10 @@ pub(super) fn read_old<R: Read>(
 pub(super) fn read_pax<R: Read>(
     source: &mut Source<R>,
     records: &SparseRecords,
-    path: &str,
+    path: &TreePath,
     map: &mut Map,
 ) -> Result<(), TarError> {
-    let bad = || TarError::Sparse { path: path.to_owned() };
+    let bad = || TarError::Sparse { path: path.to_string() };
     map.size = records.size.ok_or_else(bad)?;
     match (records.major, records.minor) {
         (0, _) => {
