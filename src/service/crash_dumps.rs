@@ -5,6 +5,7 @@
 //! goes. Files that are not named as dumps are never touched. Whoever can run a program in a
 //! distro can send one, so everything in it is bounded.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -38,6 +39,9 @@ const CONCURRENCY: usize = 4;
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How many lines a machine's crashes are worth in the service's log.
+const LOG_LIMIT: usize = 200;
+
 /// The longest name of a program in the name of a dump.
 const NAME_LIMIT: usize = 64;
 
@@ -49,6 +53,8 @@ pub struct CrashDumps {
     count: usize,
     size_limit: u64,
     under_way: AtomicUsize,
+    /// Lines that have been logged.
+    logged: AtomicUsize,
 }
 
 /// Gives its place back.
@@ -64,8 +70,8 @@ impl CrashDumps {
     /// Dumps in a folder, which is made when there is one.
     #[must_use]
     pub fn new(folder: PathBuf, count: usize) -> Arc<Self> {
-        let under_way = AtomicUsize::new(0);
-        Arc::new(Self { folder, count, size_limit: SIZE_LIMIT, under_way })
+        let (under_way, logged) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { folder, count, size_limit: SIZE_LIMIT, under_way, logged })
     }
 
     /// Takes a dump in a thread of its own; one too many at once is refused.
@@ -73,17 +79,24 @@ impl CrashDumps {
         let others = self.under_way.fetch_add(1, Ordering::Relaxed);
         let under_way = UnderWay(Arc::clone(self));
         if others >= CONCURRENCY {
-            return log(format_args!("a crash dump is refused: {others} are being written"));
+            return self.log(format_args!("a crash dump is refused: {others} are being written"));
         }
         let work = move || match under_way.0.take(stream) {
-            Ok(path) => log(format_args!("a process crashed: {}", path.display())),
+            Ok(path) => under_way.0.log(format_args!("a process crashed: {}", path.display())),
             Err(error) => {
                 let folder = under_way.0.folder.display();
-                log(format_args!("a crash dump is not written in '{folder}': {error}"));
+                under_way.0.log(format_args!("a crash dump is not written in '{folder}': {error}"));
             }
         };
         if let Err(failure) = super::spawn("crash-dump", work) {
             log(format_args!("{failure}"));
+        }
+    }
+
+    /// Writes a line to the service's log; a guest that has nothing else to do cannot fill it.
+    fn log(&self, text: fmt::Arguments<'_>) {
+        if self.logged.fetch_add(1, Ordering::Relaxed) < LOG_LIMIT {
+            log(text);
         }
     }
 
