@@ -27,7 +27,7 @@ impl Sink for Null {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(mut file) = tempfile::tempfile() else { return };
+    let Ok(mut file) = tempfile::tempfile_in("/dev/shm") else { return };
     if file.write_all(data).is_err() {
         return;
     }

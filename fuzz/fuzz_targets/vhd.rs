@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use wslr::disk::{self, Format};
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(mut file) = tempfile::tempfile() else { return };
+    let Ok(mut file) = tempfile::tempfile_in("/dev/shm") else { return };
     if file.write_all(data).is_err() {
         return;
     }
