@@ -3,8 +3,8 @@
 //! network namespace as its guest, and carries the same bytes to the same server.
 //!
 //! It needs root and Debian's packages `passt` and `slirp4netns`; one that is missing is left
-//! out, and said to be. Figures are of the whole way; `CPU` is the engine's own time. At
-//! the end: how long after `listen` a port is the host's, and after `close` free. Arguments:
+//! out, and said to be. Figures are of the whole way; `CPU` is the engine's own time. `direct`
+//! is no engine at all, a stream of the host to itself: no engine can do more. At the end: how long after `listen` a port is the host's, and after `close` free. Arguments:
 //! seconds per stream (2), and how many cycles of ports (1000).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
@@ -97,7 +97,7 @@ fn main() {
     run("ip", "addr add 203.0.113.1/24 dev out0");
     run("ip", "link set out0 up");
     run("ip", "route add default via 203.0.113.254");
-    let guests = [wslr(), pasta(), slirp()];
+    let guests = [wslr(), pasta(), slirp(), direct()];
     println!(
         "{:12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "engine", "out MB/s", "CPU s/GB", "in MB/s", "CPU s/GB", "8 out", "rr µs", "conn/s"
@@ -225,6 +225,13 @@ fn slirp() -> Option<Guest> {
         return None;
     };
     ready(Guest { name: "slirp4netns", namespace, engine, holder: Some(holder) })
+}
+
+/// No engine: the host itself.
+fn direct() -> Option<Guest> {
+    let engine = Command::new("sleep").arg("100000").spawn().unwrap();
+    let namespace = File::open("/proc/thread-self/ns/net").unwrap();
+    Some(Guest { name: "direct", namespace, engine, holder: None })
 }
 
 // ---- what is measured ----

@@ -27,6 +27,7 @@ pub mod ports;
 pub mod resolver;
 pub mod settings_file;
 mod socket;
+mod store;
 mod tcp;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ const MAXIMUM_CONNECTIONS: usize = 16_384;
 const MAXIMUM_CONNECTING: usize = 2048;
 /// How many bytes each way a connection may have waiting where there are fewer than so many,
 /// and the same for all others.
-const ROOM: [(usize, usize); 2] = [(256, 256 << 10), (2048, 32 << 10)];
+const ROOM: [(usize, usize); 3] = [(32, 1 << 20), (256, 256 << 10), (2048, 32 << 10)];
 const LEAST_ROOM: usize = 8 << 10;
 /// The most ports of UDP and identifiers of echoes.
 const MAXIMUM_PORTS: usize = 4096;
@@ -49,7 +49,7 @@ const QUOTED: usize = 128;
 /// The port of name servers.
 const DNS: u16 = 53;
 
-/// The largest datagram, and the most read of a stream at once.
+/// The largest datagram.
 const SCRATCH: usize = 64 << 10;
 
 /// ICMP: a host, or a port, that cannot be reached; and what is forbidden.
@@ -645,8 +645,8 @@ impl Nat {
         *flow.listed() = false;
         match flow {
             Flow::Connection(connection) => {
-                let space = (self.scratch.as_mut_slice(), &mut self.frame);
-                let (given, verdict) = connection.give(&self.encoder, space, deliver, now);
+                let frame = &mut self.frame;
+                let (given, verdict) = connection.give(&self.encoder, frame, deliver, now);
                 if given == Given::NoRoom {
                     connection.listed = true;
                     self.listed.push_front(id);
