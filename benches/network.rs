@@ -136,6 +136,7 @@ fn engine() {
         resolver: "/etc/resolv.conf".into(),
         hosts: "/etc/hosts".into(),
         ports: Ports::new(|_| {}, Default::default()).unwrap(),
+        lan_forwarding: false,
         host_loopback: true,
     };
     let offloads = Offloads { checksum: true, segments4: true, segments6: true };

@@ -14,7 +14,8 @@
 
 pub mod boot;
 pub mod cgroup;
-pub mod control;
+pub mod connectivity;
+mod control;
 pub mod disk;
 pub mod distro;
 pub mod host;
