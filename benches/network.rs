@@ -11,7 +11,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command, Stdio};
@@ -362,6 +362,17 @@ fn group() -> File {
     group
 }
 
+/// Whether somebody takes datagrams there.
+fn is_taken(place: SocketAddr) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.connect(place).unwrap();
+    let sent = socket.send(b"x");
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    // On the loopback the word of it is there when the datagram is sent.
+    !sent.is_err_and(refused) && !socket.recv(&mut [0]).is_err_and(refused)
+}
+
 /// Listens and closes on random ports, and says when the host noticed.
 fn ports(cycles: u64) {
     let group = group();
@@ -408,9 +419,10 @@ fn ports(cycles: u64) {
                     false => (started, None, Some(TcpListener::bind(("0.0.0.0", port)).unwrap())),
                 }
             });
-            // A port of UDP is taken where it is the host's.
+            // A port of UDP that is nobody's refuses datagrams; binding it to find out would take
+            // it from the host at the wrong moment.
             let taken = move || match udp {
-                true => UdpSocket::bind(place).is_err(),
+                true => is_taken(place),
                 false => TcpStream::connect(place).is_ok(),
             };
             opened.push(until(started, Box::new(taken)));
