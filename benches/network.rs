@@ -3,15 +3,15 @@
 //! network namespace as its guest, and carries the same bytes to the same server.
 //!
 //! It needs root and Debian's packages `passt` and `slirp4netns`; one that is missing is left
-//! out, and said to be. Figures are of the whole way; `CPU` is the engine's own time. At
-//! the end: how long after `listen` a port is the host's, and after `close` free. Arguments:
+//! out, and said to be. Figures are of the whole way; `CPU` is the engine's own time. `direct`
+//! is no engine at all, a stream of the host to itself: no engine can do more. At the end: how long after `listen` a port is the host's, and after `close` free. Arguments:
 //! seconds per stream (2), and how many cycles of ports (1000).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command, Stdio};
@@ -97,7 +97,7 @@ fn main() {
     run("ip", "addr add 203.0.113.1/24 dev out0");
     run("ip", "link set out0 up");
     run("ip", "route add default via 203.0.113.254");
-    let guests = [wslr(), pasta(), slirp()];
+    let guests = [wslr(), pasta(), slirp(), direct()];
     println!(
         "{:12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "engine", "out MB/s", "CPU s/GB", "in MB/s", "CPU s/GB", "8 out", "rr µs", "conn/s"
@@ -136,6 +136,7 @@ fn engine() {
         resolver: "/etc/resolv.conf".into(),
         hosts: "/etc/hosts".into(),
         ports: Ports::new(|_| {}, Default::default()).unwrap(),
+        lan_forwarding: false,
         host_loopback: true,
     };
     let offloads = Offloads { checksum: true, segments4: true, segments6: true };
@@ -225,6 +226,13 @@ fn slirp() -> Option<Guest> {
         return None;
     };
     ready(Guest { name: "slirp4netns", namespace, engine, holder: Some(holder) })
+}
+
+/// No engine: the host itself.
+fn direct() -> Option<Guest> {
+    let engine = Command::new("sleep").arg("100000").spawn().unwrap();
+    let namespace = File::open("/proc/thread-self/ns/net").unwrap();
+    Some(Guest { name: "direct", namespace, engine, holder: None })
 }
 
 // ---- what is measured ----
@@ -354,6 +362,17 @@ fn group() -> File {
     group
 }
 
+/// Whether somebody takes datagrams there.
+fn is_taken(place: SocketAddr) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.connect(place).unwrap();
+    let sent = socket.send(b"x");
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    // On the loopback the word of it is there when the datagram is sent.
+    !sent.is_err_and(refused) && !socket.recv(&mut [0]).is_err_and(refused)
+}
+
 /// Listens and closes on random ports, and says when the host noticed.
 fn ports(cycles: u64) {
     let group = group();
@@ -400,9 +419,10 @@ fn ports(cycles: u64) {
                     false => (started, None, Some(TcpListener::bind(("0.0.0.0", port)).unwrap())),
                 }
             });
-            // A port of UDP is taken where it is the host's.
+            // A port of UDP that is nobody's refuses datagrams; binding it to find out would take
+            // it from the host at the wrong moment.
             let taken = move || match udp {
-                true => UdpSocket::bind(place).is_err(),
+                true => is_taken(place),
                 false => TcpStream::connect(place).is_ok(),
             };
             opened.push(until(started, Box::new(taken)));

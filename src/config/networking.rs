@@ -40,6 +40,8 @@ pub struct Networking {
     pub ignored_ports: BTreeSet<u16>,
     /// Distros reach what listens on the host's loopback addresses.
     pub host_loopback: bool,
+    /// Others than the host's own programs reach the ports of distros.
+    pub lan_forwarding: bool,
     /// The host's proxy is distros' too.
     pub auto_proxy: bool,
     /// Where distros ask for names: an address of its own, or the gateway (B198).
@@ -93,6 +95,7 @@ impl Networking {
             ignored_ports,
             auto_proxy: values.flag("wsl2.autoproxy", true),
             host_loopback: values.flag("wslr.hostloopback", true),
+            lan_forwarding: values.flag("wslr.lanforwarding", false),
             resolver: tunneling.then_some(resolver),
         }
     }
@@ -116,6 +119,8 @@ mod tests {
         let (networking, warnings) = read("");
         assert_eq!((networking.mode, networking.mode.name()), (Mode::Nat, "nat"));
         assert!(networking.localhost_forwarding && networking.host_loopback);
+        assert!(!networking.lan_forwarding);
+        assert!(read("[wslr]\nlanForwarding=true").0.lan_forwarding);
         assert_eq!(networking.resolver, Some(Ipv4Addr::new(10, 255, 255, 254)));
         assert_eq!((networking.ignored_ports.len(), warnings.len()), (0, 0));
     }

@@ -9,6 +9,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use super::connectivity;
+
 /// The program's name.
 const NAME: &str = "wslinfo";
 /// Where it is in a distro, as with `wsl`.
@@ -16,11 +18,18 @@ const LINK: &str = "/bin/wslinfo";
 /// The directory of what is told, and the file with the mode of the network.
 const DIRECTORY: &str = "/run/wslr";
 const MODE: &str = "/run/wslr/networking-mode";
+/// Whom the distro asks for names.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 const USAGE: &str = "\
 Usage: wslinfo --networking-mode | --version [-n]
+       wslinfo --check-connectivity [NAME[:PORT]]
 
-  --networking-mode  Print how the distribution is connected: none, nat or consomme.
+  --networking-mode  Print how the distribution is connected: none, nat, consomme or
+                     wsl1.
+  --check-connectivity [NAME[:PORT]]
+                     Connect to a place of the Internet. The exit status is 2 where
+                     its name cannot be resolved, 3 where it cannot be connected to.
   --version          Print the version of wslr; also --wsl-version.
   -n                 Print no newline at the end.
   --help             Show this text.
@@ -45,6 +54,9 @@ pub fn run_if_called() {
     let name = words.next().unwrap_or_default();
     if Path::new(&name).file_name().is_some_and(|name| name == NAME) {
         let words: Vec<OsString> = words.collect();
+        if words.first().is_some_and(|word| word == "--check-connectivity") {
+            std::process::exit(check_connectivity(&words));
+        }
         let mode = || fs::read_to_string(MODE);
         match answer(&words, mode) {
             Ok(text) => {
@@ -55,6 +67,27 @@ pub fn run_if_called() {
                 let _ = io::stderr().write_all(text.as_bytes());
                 std::process::exit(1);
             }
+        }
+    }
+}
+
+/// Says whether the world is reached (B220).
+fn check_connectivity(words: &[OsString]) -> i32 {
+    let target = match words {
+        [_] => None,
+        [_, target] => target.to_str(),
+        _ => {
+            let _ = io::stderr().write_all(USAGE.as_bytes());
+            return 1;
+        }
+    };
+    match connectivity::check(target, Path::new(RESOLVER)) {
+        Ok((target, address)) => {
+            i32::from(writeln!(io::stdout(), "'{target}' ({address}) is connected to").is_err())
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "wslinfo: {error}");
+            error.status()
         }
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod boot;
 pub mod cgroup;
+pub mod connectivity;
 pub mod control;
 pub mod crash;
 pub mod debug;

@@ -64,6 +64,12 @@ pub fn configure(name: &str, network: &Network) -> io::Result<()> {
         // Where there is no IPv6 there is nothing to set.
         let _ = fs::write(settings.join(setting), value);
     }
+    if network.caller.is_some() {
+        // So that servers of UDP on 127.0.0.1 can answer the host, and be asked by it: nobody
+        // else sends packets to that address by this interface.
+        let setting = Path::new("/proc/sys/net/ipv4/conf").join(name).join("route_localnet");
+        let _ = fs::write(setting, "1");
+    }
     interface::bring_up(name)?;
     interface::set_address(name, IpAddr::V4(network.guest4), network.prefix4)?;
     interface::set_gateway(name, IpAddr::V4(network.gateway4))?;

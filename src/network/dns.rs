@@ -16,17 +16,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a question is asked at most, all servers taken together.
 const MAXIMUM_TRIES: usize = 4;
 /// The shortest message: its header.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 /// The longest question.
 const MAXIMUM_QUESTION: usize = 4096;
 /// The name by which a guest finds its host. Nobody else has it: ICANN keeps
 /// `internal` free for such.
 pub const HOST_NAME: &str = "host.wslr.internal";
 /// Types, and the class, of a question (RFC 1035, 3.2; RFC 3596).
-const A: u16 = 1;
-const AAAA: u16 = 28;
+pub(super) const A: u16 = 1;
+pub(super) const AAAA: u16 = 28;
 const ANY: u16 = 255;
-const INTERNET: u16 = 1;
+pub(super) const INTERNET: u16 = 1;
 /// The most addresses of one answer, which so fits into the smallest message.
 const MAXIMUM_ADDRESSES: usize = 8;
 /// The answer that the server has failed.

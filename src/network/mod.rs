@@ -5,7 +5,7 @@
 //! [`nat::Nat`] is the other end of the guest's cable ([`crate::devices::net::Link`]). It
 //! answers for the gateway's address, ends the guest's TCP connections here and opens the
 //! host's own beside them ([`tcp`]), carries datagrams and echoes ([`datagram`]), and hands
-//! questions for names to the host's resolver ([`dns`]). Ports that a distro listens on are
+//! questions for names to the host's resolver ([`dns`], [`names`]). Ports that a distro listens on are
 //! the host's too, on its loopback addresses ([`ports`]).
 //!
 //! Nothing the guest sends can cost more than a fixed amount: flows are counted, each has
@@ -20,6 +20,8 @@ mod datagram;
 mod dns;
 mod encode;
 pub mod hosts;
+pub mod lookup;
+mod names;
 pub mod nat;
 pub mod packet;
 mod parse;
@@ -27,6 +29,7 @@ pub mod ports;
 pub mod resolver;
 pub mod settings_file;
 mod socket;
+mod store;
 mod tcp;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr as Address4, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use super::datagram::{self, Port};
 use super::dns::{self, Question};
 use super::encode::{self, Encoder, Head};
 use super::hosts::Hosts;
+use super::names::{Names, Progress};
 use super::packet::{Arp, ICMP, ICMP6, Ipv4, Ipv6, TCP, Tcp, UDP};
 use super::parse::{self, ACK, Content, Packet, RST, SYN, Segment};
 use super::ports::Ports;
@@ -34,12 +35,13 @@ const MAXIMUM_CONNECTIONS: usize = 16_384;
 const MAXIMUM_CONNECTING: usize = 2048;
 /// How many bytes each way a connection may have waiting where there are fewer than so many,
 /// and the same for all others.
-const ROOM: [(usize, usize); 2] = [(256, 256 << 10), (2048, 32 << 10)];
+const ROOM: [(usize, usize); 3] = [(32, 1 << 20), (256, 256 << 10), (2048, 32 << 10)];
 const LEAST_ROOM: usize = 8 << 10;
 /// The most ports of UDP and identifiers of echoes.
 const MAXIMUM_PORTS: usize = 4096;
-/// The most questions for names.
+/// The most questions for names, and the most streams of them.
 const MAXIMUM_QUESTIONS: usize = 512;
+const MAXIMUM_STREAMS: usize = 256;
 /// The most answers kept for a guest that does not take them.
 const MAXIMUM_ANSWERS: usize = 256;
 
@@ -49,7 +51,7 @@ const QUOTED: usize = 128;
 /// The port of name servers.
 const DNS: u16 = 53;
 
-/// The largest datagram, and the most read of a stream at once.
+/// The largest datagram.
 const SCRATCH: usize = 64 << 10;
 
 /// ICMP: a host, or a port, that cannot be reached; and what is forbidden.
@@ -80,6 +82,7 @@ enum Flow {
     Door(Door),
     Port(datagram::Flow),
     Question(Question),
+    Names(Box<Names>),
 }
 
 impl Flow {
@@ -89,6 +92,7 @@ impl Flow {
             Self::Door(door) => &mut door.listed,
             Self::Port(flow) => &mut flow.listed,
             Self::Question(question) => &mut question.listed,
+            Self::Names(names) => &mut names.listed,
         }
     }
 
@@ -99,6 +103,7 @@ impl Flow {
             Self::Door(_) => None,
             Self::Port(flow) => Some(flow.deadline()),
             Self::Question(question) => Some(question.deadline()),
+            Self::Names(names) => Some(names.deadline()),
         }
     }
 }
@@ -119,12 +124,15 @@ pub struct Settings {
     pub ports: Ports,
     /// Whether the guest reaches what listens on the host's loopback addresses.
     pub host_loopback: bool,
+    /// Whether others than the host's own programs reach the guest's ports.
+    pub lan_forwarding: bool,
 }
 
 /// User-mode network address translation.
 pub struct Nat {
     addresses: Addresses,
     host_loopback: bool,
+    lan_forwarding: bool,
     inbound: Inbound,
     encoder: Encoder,
     resolver: Resolver,
@@ -134,6 +142,7 @@ pub struct Nat {
     connections: HashMap<Ends, u64>,
     ports: HashMap<Port, u64>,
     questions: usize,
+    streams: usize,
     /// How many connections the host still makes.
     connecting: usize,
     /// Flows with something for the guest, in turn.
@@ -153,13 +162,15 @@ impl Nat {
     /// # Errors
     /// Where the system gives no `epoll`.
     pub fn new(settings: Settings, offloads: Offloads) -> io::Result<Self> {
-        let Settings { addresses, resolver, hosts, ports, host_loopback } = settings;
+        let Settings { addresses, resolver, hosts, ports, host_loopback, lan_forwarding } =
+            settings;
         let (epoll, inbound) = (Epoll::new()?, Inbound::new(ports));
         let interest = EpollEvent::new(EventSet::IN, inbound::PORTS);
         epoll.ctl(ControlOperation::Add, inbound.number(), interest)?;
         let mut nat = Self {
             addresses,
             host_loopback,
+            lan_forwarding,
             inbound,
             encoder: Encoder { guest: GUEST_MAC, gateway: GATEWAY_MAC, offloads },
             resolver: Resolver::new(resolver),
@@ -169,6 +180,7 @@ impl Nat {
             connections: HashMap::new(),
             ports: HashMap::new(),
             questions: 0,
+            streams: 0,
             connecting: 0,
             listed: VecDeque::new(),
             answers: VecDeque::new(),
@@ -203,12 +215,17 @@ impl Nat {
 
     // ---- flows ----
 
+    /// Has what happens to a socket reported.
+    fn report(&self, number: i32, id: u64) -> Option<()> {
+        let interest =
+            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        self.epoll.ctl(ControlOperation::Add, number, EpollEvent::new(interest, id)).ok()
+    }
+
     fn insert(&mut self, flow: Flow, number: i32) -> Option<u64> {
         let id = self.next_id;
         self.next_id += 1;
-        let interest =
-            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        self.epoll.ctl(ControlOperation::Add, number, EpollEvent::new(interest, id)).ok()?;
+        self.report(number, id)?;
         if let Some(deadline) = flow.deadline() {
             self.timers.set(id, deadline);
         }
@@ -228,6 +245,7 @@ impl Nat {
             }
             Some(Flow::Port(flow)) => _ = self.ports.remove(&flow.port),
             Some(Flow::Question(_)) => self.questions -= 1,
+            Some(Flow::Names(_)) => self.streams -= 1,
             Some(Flow::Door(_)) | None => {}
         }
         self.timers.remove(id);
@@ -243,7 +261,7 @@ impl Nat {
             Flow::Connection(connection) => connection.has_segment(&self.encoder),
             Flow::Door(door) => door.readable,
             Flow::Port(flow) => flow.readable,
-            Flow::Question(_) => false,
+            Flow::Question(_) | Flow::Names(_) => false,
         };
         let listed = flow.listed();
         if wants && !*listed {
@@ -268,7 +286,7 @@ impl Nat {
             return;
         }
         if !self.addresses.is_guest(packet.source) {
-            return;
+            return self.loopback(packet, now);
         }
         match packet.protocol {
             TCP => {
@@ -284,6 +302,18 @@ impl Nat {
             ICMP if packet.source.is_ipv4() => self.echo(packet, 8, now),
             ICMP6 if packet.source.is_ipv6() => self.echo(packet, 128, now),
             _ => {}
+        }
+    }
+
+    /// The answer of a server of UDP that listens on the guest's 127.0.0.1 only; anything
+    /// else from there is dropped.
+    fn loopback(&mut self, packet: &Packet<'_>, now: Instant) {
+        if packet.protocol == UDP
+            && packet.source == Address4::LOCALHOST
+            && self.addresses.place(packet.destination) == Place::Host
+            && let Some((source, destination, data)) = packet.udp()
+        {
+            self.send_inbound(source, destination, data, now);
         }
     }
 
@@ -390,10 +420,7 @@ impl Nat {
         let peer = match self.addresses.place(segment.destination.ip()) {
             Place::World => segment.destination,
             Place::Gateway | Place::Resolver if segment.destination.port() == DNS => {
-                let Some(server) = self.resolver.servers().first() else {
-                    return self.refuse(segment);
-                };
-                *server
+                return self.ask_for_names(packet, segment, now);
             }
             Place::Gateway => return self.refuse(segment),
             Place::Host if self.host_loopback => {
@@ -419,6 +446,17 @@ impl Nat {
                 return self.not_connected(ends, packet.whole, expected, error.kind());
             }
         };
+        self.add_connection(packet, segment, socket, now);
+    }
+
+    /// Notes a connection that the host makes for the guest.
+    fn add_connection(
+        &mut self,
+        packet: &Packet<'_>,
+        segment: &Segment<'_>,
+        socket: TcpStream,
+        now: Instant,
+    ) {
         let number = socket.as_raw_fd();
         let first = self.first_number();
         let quoted = packet.whole.get(..QUOTED).unwrap_or(packet.whole);
@@ -479,6 +517,7 @@ impl Nat {
         now: Instant,
     ) {
         match self.addresses.place(destination.ip()) {
+            Place::World if self.send_inbound(source, destination, data, now) => {}
             Place::World => self.send(packet, Port::Udp(source), destination, data, now),
             Place::Host if self.send_inbound(source, destination, data, now) => {}
             Place::Host if self.host_loopback => {
@@ -614,6 +653,40 @@ impl Nat {
         }
     }
 
+    /// The guest asks for names on a stream.
+    fn ask_for_names(&mut self, packet: &Packet<'_>, segment: &Segment<'_>, now: Instant) {
+        let full = self.connections.len() >= MAXIMUM_CONNECTIONS || self.streams >= MAXIMUM_STREAMS;
+        if full || self.resolver.servers().is_empty() {
+            return self.refuse(segment);
+        }
+        let Ok((names, socket)) = Names::new(now) else { return self.refuse(segment) };
+        let number = names.number();
+        if self.insert(Flow::Names(Box::new(names)), number).is_none() {
+            return self.refuse(segment);
+        }
+        self.streams += 1;
+        self.add_connection(packet, segment, socket, now);
+    }
+
+    /// Moves what can be moved on a stream of questions.
+    fn carry_names(&mut self, id: u64, now: Instant) {
+        // It is taken out for the time in which its questions are looked at.
+        let Some(Flow::Names(mut names)) = self.flows.remove(&id) else { return };
+        let servers = self.resolver.servers().to_vec();
+        let progress = names.progress(&servers, &mut |message| self.known_name(message), now);
+        self.flows.insert(id, Flow::Names(names));
+        let goes_on = match progress {
+            Progress::Continues => true,
+            Progress::Watch(number) => self.report(number, id).is_some(),
+            Progress::Over => false,
+        };
+        if goes_on {
+            self.settle(id);
+        } else {
+            self.remove(id);
+        }
+    }
+
     /// Takes a question's answer, or asks elsewhere.
     fn answered(&mut self, id: u64, overdue: bool, now: Instant) {
         let Some(Flow::Question(question)) = self.flows.get(&id) else { return };
@@ -645,8 +718,8 @@ impl Nat {
         *flow.listed() = false;
         match flow {
             Flow::Connection(connection) => {
-                let space = (self.scratch.as_mut_slice(), &mut self.frame);
-                let (given, verdict) = connection.give(&self.encoder, space, deliver, now);
+                let frame = &mut self.frame;
+                let (given, verdict) = connection.give(&self.encoder, frame, deliver, now);
                 if given == Given::NoRoom {
                     connection.listed = true;
                     self.listed.push_front(id);
@@ -661,7 +734,7 @@ impl Nat {
                 self.answer(frame);
                 self.settle(id);
             }
-            Flow::Question(_) => {}
+            Flow::Question(_) | Flow::Names(_) => {}
         }
     }
 }
@@ -699,6 +772,7 @@ impl Link for Nat {
                 self.settle(id);
             }
             Some(Flow::Question(_)) => self.answered(id, false, now),
+            Some(Flow::Names(_)) => self.carry_names(id, now),
             None => {}
         }
     }
@@ -723,6 +797,7 @@ impl Link for Nat {
                 }
                 Some(Flow::Port(_)) => self.remove(id),
                 Some(Flow::Question(_)) => self.answered(id, true, now),
+                Some(Flow::Names(_)) => self.carry_names(id, now),
                 Some(Flow::Door(_)) | None => {}
             }
         }

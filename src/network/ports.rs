@@ -22,6 +22,17 @@ const MAXIMUM: usize = 8192;
 /// A port of this machine.
 pub type Port = (Transport, u16);
 
+/// By which of its addresses the guest is reached.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Way {
+    /// That of IPv4.
+    Four,
+    /// That of IPv6.
+    Six,
+    /// 127.0.0.1, for datagrams.
+    Loopback,
+}
+
 /// A port that a distro listens on, as `--status` tells it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Forwarded {
@@ -113,20 +124,32 @@ impl Ports {
         self.changed();
     }
 
-    /// The ports that are to be the host's.
-    pub(super) fn wanted(&self) -> BTreeSet<Port> {
-        self.table().listeners.values().map(|one| (one.transport, one.port)).collect()
+    /// The ports that are to be the host's, and whether somebody listens there for others
+    /// than the distro's own machine.
+    pub(super) fn wanted(&self) -> BTreeMap<Port, bool> {
+        let mut wanted = BTreeMap::new();
+        for one in self.table().listeners.values() {
+            let open = wanted.entry((one.transport, one.port)).or_default();
+            *open |= one.address.is_unspecified();
+        }
+        wanted
     }
 
-    /// Whether the guest is reached by IPv6 at a port, for somebody who came by it or not;
-    /// `None` where it does not listen.
-    pub(super) fn by_six(&self, (transport, port): Port, six: bool) -> Option<bool> {
+    /// How the guest is reached at a port, for somebody who came by IPv6 or not; `None`
+    /// where it does not listen.
+    pub(super) fn way(&self, (transport, port): Port, six: bool) -> Option<Way> {
         let table = self.table();
         let here = |one: &&Listener| (one.transport, one.port) == (transport, port);
-        let mut families = table.listeners.values().filter(here).map(|one| one.address.is_ipv6());
-        // The same where there is one, else whichever there is.
-        let first = families.next()?;
-        Some(if first == six || families.any(|other| other == six) { six } else { first })
+        let ways = table.listeners.values().filter(here).map(|one| match one.address {
+            IpAddr::V6(_) => Way::Six,
+            // Connections find such a listener by themselves, datagrams do not.
+            IpAddr::V4(address) if address.is_loopback() && transport == Transport::Udp => {
+                Way::Loopback
+            }
+            IpAddr::V4(_) => Way::Four,
+        });
+        // The same version where there is one, else whichever there is.
+        ways.min_by_key(|way| ((*way == Way::Six) != six, *way))
     }
 
     /// What became of a port on the host. A problem is reported once.
@@ -213,21 +236,26 @@ mod tests {
     fn b205_the_guest_is_reached_by_the_version_it_listens_on() {
         let ports = Ports::new(|_| {}, BTreeSet::from([22])).unwrap();
         let port = (Transport::Tcp, 80);
-        assert_eq!(ports.by_six(port, true), None);
+        let ways = |ports: &Ports, port| [ports.way(port, false), ports.way(port, true)];
+        assert_eq!(ways(&ports, port), [None; 2]);
         ports.opened(listener(1, "127.0.0.1"));
-        assert_eq!(
-            (ports.by_six(port, false), ports.by_six(port, true)),
-            (Some(false), Some(false))
-        );
+        assert_eq!(ways(&ports, port), [Some(Way::Four); 2]);
+        assert_eq!(ports.wanted(), BTreeMap::from([(port, false)]));
         ports.opened(listener(2, "::"));
-        assert_eq!(
-            (ports.by_six(port, false), ports.by_six(port, true)),
-            (Some(false), Some(true))
-        );
+        assert_eq!(ways(&ports, port), [Some(Way::Four), Some(Way::Six)]);
+        assert_eq!(ports.wanted(), BTreeMap::from([(port, true)]));
         ports.closed(1);
-        assert_eq!((ports.by_six(port, false), ports.by_six(port, true)), (Some(true), Some(true)));
+        assert_eq!(ways(&ports, port), [Some(Way::Six); 2]);
         ports.forget(Uuid::from_u128(2));
-        assert_eq!(ports.wanted(), BTreeSet::new());
+        assert_eq!(ports.wanted(), BTreeMap::new());
+        // Datagrams: whoever listens for everybody comes first.
+        let port = (Transport::Udp, 80);
+        ports.opened(Listener { transport: Transport::Udp, ..listener(4, "127.0.0.1") });
+        assert_eq!(ways(&ports, port), [Some(Way::Loopback); 2]);
+        ports.opened(Listener { transport: Transport::Udp, ..listener(5, "0.0.0.0") });
+        assert_eq!(ways(&ports, port), [Some(Way::Four); 2]);
+        ports.closed(4);
+        ports.closed(5);
         ports.opened(Listener { port: 22, ..listener(3, "::") });
         assert_eq!(ports.list(), []);
     }

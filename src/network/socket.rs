@@ -1,15 +1,21 @@
 //! Sockets of the host that do not block.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Linger, TcpNoDelay};
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
-    SockaddrStorage, bind, connect, recvfrom, recvmsg, sendto, setsockopt, socket,
+use nix::sys::socket::sockopt::{
+    Ipv4RecvErr, Ipv6RecvErr, Ipv6V6Only, Linger, ReuseAddr, TcpNoDelay,
 };
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
+    SockaddrStorage, bind, connect, listen, recvfrom, recvmsg, sendto, setsockopt, socket,
+};
+
+/// How many may wait at a listener. The kernel lets a caller beyond that try again a second
+/// later, and has a limit of its own.
+const WAITING: i32 = 4096;
 
 /// The socket, and whether it is of IPv6.
 #[derive(Debug)]
@@ -46,6 +52,26 @@ pub fn begin_connect(peer: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
+/// Listens at a port of this machine; an address of IPv6 means that version only.
+///
+/// # Errors
+/// The system's: the port may be taken.
+pub fn listen_at(place: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new(place.is_ipv6(), SockType::Stream, None)?;
+    // Connections of earlier listeners that are still being ended do not count.
+    setsockopt(&socket, ReuseAddr, &true)?;
+    bind_at(&socket, place)?;
+    listen(&socket, Backlog::new(WAITING)?)?;
+    Ok(socket.into())
+}
+
+fn bind_at(socket: &OwnedFd, place: SocketAddr) -> io::Result<()> {
+    if place.is_ipv6() {
+        setsockopt(socket, Ipv6V6Only, &true)?;
+    }
+    Ok(bind(socket.as_raw_fd(), &SockaddrStorage::from(place))?)
+}
+
 /// Makes closing the socket a reset.
 pub fn reset_on_close(socket: &TcpStream) {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
@@ -62,14 +88,15 @@ impl Datagrams {
         Self::with(six, None)
     }
 
-    /// A socket for UDP at a port of this machine.
+    /// A socket for UDP at a port of this machine; an address of IPv6 means that version
+    /// only.
     ///
     /// # Errors
     /// The system's: the port may be taken.
     pub fn bind(place: SocketAddr) -> io::Result<Self> {
-        let socket = Self::udp(place.is_ipv6())?;
-        bind(socket.number(), &SockaddrStorage::from(place))?;
-        Ok(socket)
+        let datagrams = Self::udp(place.is_ipv6())?;
+        bind_at(&datagrams.socket, place)?;
+        Ok(datagrams)
     }
 
     /// A socket for echoes.

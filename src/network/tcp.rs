@@ -18,12 +18,13 @@ use vmm_sys_util::epoll::EventSet;
 use super::encode::{Encoder, Head};
 use super::parse::{ACK, FIN, PSH, RST, SYN, Segment};
 use super::socket;
+use super::store::Store;
 use crate::devices::net::Deliver;
 
-/// How much memory a connection keeps that has nothing on its way.
-const KEPT_MEMORY: usize = 2 << 10;
-/// The shift of the window that this side announces: it fits into 16 bits.
-const SHIFT: u8 = 3;
+/// How much is read of the host's socket at once, at first, and where there is always more.
+const READ: (usize, usize) = (16 << 10, 256 << 10);
+/// The shift of the window that this side announces: all of the room fits into 16 bits.
+const SHIFT: u8 = 5;
 
 /// How long the host may take to connect.
 const CONNECTING: Duration = Duration::from_secs(75);
@@ -35,6 +36,8 @@ const MAXIMUM_CALLS: u32 = 4;
 const MAXIMUM_REPETITIONS: u32 = 7;
 /// How long a silent connection is taken for alive before the guest is asked.
 const SILENCE: Duration = Duration::from_secs(600);
+/// After how long without a byte on its way a connection gives memory back.
+const QUIET: Duration = Duration::from_secs(1);
 /// Acknowledgments of the same byte that tell of a gap (RFC 5681, 3.2).
 const DUPLICATES: u8 = 3;
 /// The most pieces beyond a gap that are kept.
@@ -106,7 +109,7 @@ pub struct Connection {
     scaled: bool,
     maximum: usize,
     /// The bytes from `unacknowledged` on.
-    sent: VecDeque<u8>,
+    sent: Store,
     duplicates: u8,
     /// Until this is acknowledged, duplicates tell nothing new.
     recovery: u32,
@@ -116,8 +119,11 @@ pub struct Connection {
     life_due: bool,
     /// The host's connection was reset before the guest's was made.
     broken: bool,
-    /// The socket may have bytes, or its end.
+    /// The socket may have bytes, or its end; it has its end.
     readable: bool,
+    ending: bool,
+    /// How much is read at once.
+    reading: usize,
     /// The socket gives no more.
     drained: bool,
     /// The guest has acknowledged the end.
@@ -132,7 +138,7 @@ pub struct Connection {
     /// Bytes from beyond a gap, with their sequence numbers, in order and apart.
     kept: VecDeque<(u32, Vec<u8>)>,
     /// Bytes from the guest that the socket did not take.
-    backlog: VecDeque<u8>,
+    backlog: Store,
     writable: bool,
     /// The guest has sent its end, and the socket has been told.
     guest_ended: bool,
@@ -175,7 +181,7 @@ impl Connection {
             shift: segment.scale.unwrap_or(0),
             scaled: segment.scale.is_some(),
             maximum: segment.maximum.map_or(usual, |value| usize::from(value).max(smallest)),
-            sent: VecDeque::new(),
+            sent: Store::default(),
             duplicates: 0,
             recovery: first,
             answer_due: false,
@@ -183,6 +189,8 @@ impl Connection {
             life_due: false,
             broken: false,
             readable: false,
+            ending: false,
+            reading: READ.0,
             drained: false,
             end_acknowledged: false,
             expected,
@@ -190,7 +198,7 @@ impl Connection {
             acknowledge: false,
             repeats: 0,
             kept: VecDeque::new(),
-            backlog: VecDeque::new(),
+            backlog: Store::default(),
             writable: false,
             guest_ended: false,
             shut: false,
@@ -277,10 +285,15 @@ impl Connection {
             }
         }
         let ends = EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR;
-        self.readable |= events.intersects(EventSet::IN | ends);
+        self.ending |= events.intersects(ends);
+        self.readable |= self.ending || events.contains(EventSet::IN);
         if events.intersects(EventSet::OUT | EventSet::ERROR | EventSet::HANG_UP) {
             self.writable = true;
-            return self.write_backlog();
+            let verdict = self.write_backlog();
+            if !self.waits() {
+                self.deadline = self.deadline.min(now + self.silence());
+            }
+            return verdict;
         }
         Verdict::Continues
     }
@@ -294,21 +307,23 @@ impl Connection {
     }
 
     /// Fills up what waits for the guest.
-    fn read(&mut self, scratch: &mut [u8]) -> Verdict {
-        let most = self.room;
+    fn read(&mut self) -> Verdict {
         if self.broken {
             return Verdict::Reset;
         }
-        while self.readable && !self.drained && self.sent.len() < most {
-            let wanted = scratch.len().min(most - self.sent.len());
-            let Some(scratch) = scratch.get_mut(..wanted) else { break };
-            match self.socket.read(scratch) {
+        while self.readable && !self.drained && self.sent.len() < self.room {
+            let wanted = self.reading.min(self.room - self.sent.len());
+            match self.sent.fill(wanted, |pieces| self.socket.read_vectored(pieces)) {
                 Ok(0) => {
                     self.readable = false;
                     self.drained = true;
                 }
                 Ok(count) => {
-                    self.sent.extend(scratch.get(..count).unwrap_or_default());
+                    // What comes after the last byte is reported anew, but not an end that was.
+                    self.readable = self.ending || count == wanted;
+                    if count == self.reading {
+                        self.reading = (self.reading * 2).min(READ.1);
+                    }
                     break;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -322,8 +337,8 @@ impl Connection {
     /// Gives the socket what waits for it, and the end after that.
     fn write_backlog(&mut self) -> Verdict {
         while self.writable && !self.backlog.is_empty() {
-            match self.socket.write(self.backlog.as_slices().0) {
-                Ok(count) => _ = self.backlog.drain(..count),
+            match self.backlog.drain(|[front, _]| self.socket.write(front)) {
+                Ok(()) => {}
                 Err(error) => {
                     if let Some(verdict) = self.not_written(&error) {
                         return verdict;
@@ -331,13 +346,11 @@ impl Connection {
                 }
             }
         }
-        if self.backlog.is_empty() {
-            self.backlog = VecDeque::new();
-            if self.guest_ended && !self.shut && self.phase != Phase::Connecting {
-                self.shut = true;
-                // It fails only where the peer is gone, which reading tells as well.
-                let _ = self.socket.shutdown(Shutdown::Write);
-            }
+        let all = self.backlog.is_empty();
+        if all && self.guest_ended && !self.shut && self.phase != Phase::Connecting {
+            self.shut = true;
+            // It fails only where the peer is gone, which reading tells as well.
+            let _ = self.socket.shutdown(Shutdown::Write);
         }
         // The guest may wait for a word that there is room again.
         let told = self.announced.wrapping_sub(self.expected) as usize;
@@ -459,10 +472,7 @@ impl Connection {
         } else if count > 0 {
             let bytes = (count as usize).min(self.sent.len());
             self.end_acknowledged |= count as usize > self.sent.len();
-            self.sent.drain(..bytes);
-            if self.sent.is_empty() {
-                self.sent.shrink_to(KEPT_MEMORY);
-            }
+            self.sent.forget(bytes);
             self.unacknowledged = segment.acknowledgment;
             if before(self.next, self.unacknowledged) {
                 self.next = self.unacknowledged;
@@ -477,7 +487,7 @@ impl Connection {
         }
         self.window = window;
         self.probe_due = false;
-        self.deadline = now + if self.waits() { ACKNOWLEDGMENT } else { SILENCE };
+        self.deadline = now + if self.waits() { ACKNOWLEDGMENT } else { self.silence() };
         true
     }
 
@@ -557,6 +567,11 @@ impl Connection {
         Verdict::Continues
     }
 
+    /// How long it may be silent before something is to be done.
+    fn silence(&self) -> Duration {
+        if self.sent.is_untidy() || self.backlog.is_untidy() { QUIET } else { SILENCE }
+    }
+
     /// Whether something is on its way to the guest, or wants to be.
     fn waits(&self) -> bool {
         self.next != self.unacknowledged || !self.sent.is_empty()
@@ -606,7 +621,7 @@ impl Connection {
     pub fn give(
         &mut self,
         encoder: &Encoder,
-        (scratch, frame): (&mut [u8], &mut Vec<u8>),
+        frame: &mut Vec<u8>,
         deliver: &mut Deliver<'_>,
         now: Instant,
     ) -> (Given, Verdict) {
@@ -617,11 +632,14 @@ impl Connection {
         }
         let mut length = 0;
         if !answering {
-            let verdict = self.read(scratch);
-            if verdict != Verdict::Continues {
-                return (Given::Nothing, verdict);
-            }
             length = self.sendable(encoder);
+            if length < encoder.largest(self.peer.ip(), self.maximum) {
+                let verdict = self.read();
+                if verdict != Verdict::Continues {
+                    return (Given::Nothing, verdict);
+                }
+                length = self.sendable(encoder);
+            }
         }
         let start = self.in_flight();
         let last = start + length == self.sent.len();
@@ -655,14 +673,7 @@ impl Connection {
         } else {
             self.next
         };
-        let (front, back) = self.sent.as_slices();
-        let part = |part: std::ops::Range<usize>, of: &'_ [u8]| {
-            part.start.min(of.len())..part.end.min(of.len())
-        };
-        let stop = start + length;
-        let first = front.get(part(start..stop, front)).unwrap_or_default();
-        let behind = start.saturating_sub(front.len())..stop.saturating_sub(front.len());
-        let second = back.get(part(behind, back)).unwrap_or_default();
+        let (first, second) = self.sent.range(start..start + length);
         let largest = super::nat::largest_segment(self.peer);
         let head = Head {
             source: self.peer,
@@ -708,6 +719,13 @@ impl Connection {
     pub fn expire(&mut self, now: Instant) -> Verdict {
         if self.phase == Phase::Connecting {
             return Verdict::Failed(ErrorKind::TimedOut);
+        }
+        if self.phase == Phase::Open && !self.waits() && self.silence() == QUIET {
+            self.sent.tidy();
+            self.backlog.tidy();
+            self.reading = READ.0;
+            self.deadline = now + SILENCE;
+            return Verdict::Continues;
         }
         if self.phase == Phase::Calling && self.repetitions >= MAXIMUM_CALLS {
             self.abort();

@@ -20,6 +20,7 @@ fn nat() -> Nat {
         resolver: PathBuf::from("/nonexistent"),
         hosts: PathBuf::from("/nonexistent"),
         ports: Ports::new(|_| {}, Default::default()).unwrap(),
+        lan_forwarding: false,
         host_loopback: false,
     };
     Nat::new(settings, Offloads::default()).unwrap()

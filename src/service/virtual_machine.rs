@@ -198,6 +198,7 @@ fn network_device(addresses: Addresses, networking: &Networking, ports: Ports) -
         hosts: PathBuf::from("/etc/hosts"),
         ports,
         host_loopback: networking.host_loopback,
+        lan_forwarding: networking.lan_forwarding,
     };
     let connect = move |offloads| {
         let nat = Nat::new(settings.clone(), offloads)?;

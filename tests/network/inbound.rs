@@ -170,6 +170,122 @@ fn datagrams_reach_the_guests_port_and_their_answers_whoever_asked() {
 }
 
 #[test]
+fn b205_datagrams_reach_a_server_on_the_guests_own_loopback() {
+    if !as_root() {
+        return;
+    }
+    let link = Link::new();
+    let server = link.in_guest(|| UdpSocket::bind("127.0.0.1:8042").unwrap());
+    opened(&link, 1, Transport::Udp, "127.0.0.1", 8042);
+    wait_for("the port", || link.flows() == 2);
+    let host = IpAddr::V4(link.addresses.host4);
+    let echo = link.guest(move || {
+        let mut bytes = [0; 2000];
+        for _ in 0..4 {
+            let (length, from) = server.recv_from(&mut bytes).unwrap();
+            assert_eq!(from.ip(), host);
+            server.send_to(&bytes[..length], from).unwrap();
+        }
+    });
+    for (any, loopback) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+        let client = UdpSocket::bind(address(any, 0)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.connect(address(loopback, 8042)).unwrap();
+        for round in 0..2_u8 {
+            client.send(&[round; 1200]).unwrap();
+            let mut bytes = [0; 2000];
+            let length = client.recv(&mut bytes).unwrap();
+            assert_eq!(bytes[..length], [round; 1200]);
+        }
+    }
+    echo.join().unwrap();
+    // From that address the guest says nothing to anybody else.
+    let other = UdpSocket::bind(address(crate::HOST4, 8043)).unwrap();
+    other.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    link.in_guest(|| {
+        let socket = UdpSocket::bind("127.0.0.1:8044").unwrap();
+        let _ = socket.send_to(b"x", address(crate::HOST4, 8043));
+    });
+    assert!(other.recv(&mut [0]).is_err());
+}
+
+#[test]
+fn b207_others_reach_who_listens_for_everybody_where_a_setting_says_so() {
+    if !as_root() {
+        return;
+    }
+    let link = Link::with(Options { lan_forwarding: true, ..Options::default() });
+    let places = [("0.0.0.0", 8011), ("::", 8012), ("127.0.0.1", 8013)];
+    let listeners = places.map(|(place, port)| {
+        let listener = link.in_guest(move || TcpListener::bind(address(place, port)).unwrap());
+        opened(&link, port.into(), Transport::Tcp, place, port);
+        listener
+    });
+    let speak = |listener: &TcpListener, place: SocketAddr| {
+        let mut stream = connect_soon(place);
+        stream.write_all(b"x").unwrap();
+        // Those that only tried have nothing to say.
+        loop {
+            let (mut served, from) = listener.accept().unwrap();
+            if served.read(&mut [0]).unwrap_or(0) > 0 {
+                return from.ip().to_canonical();
+            }
+        }
+    };
+    let [four, six, own] = &listeners;
+    // Who comes from elsewhere is known as who he is, the host as the host.
+    let hosts = [crate::HOST4, crate::HOST6].map(|host| host.parse::<IpAddr>().unwrap());
+    assert_eq!(speak(four, SocketAddr::new(hosts[0], 8011)), hosts[0]);
+    assert_eq!(speak(six, SocketAddr::new(hosts[1], 8012)), hosts[1]);
+    assert_eq!(speak(four, address("127.0.0.1", 8011)), IpAddr::V4(link.addresses.host4));
+    // By the version on which nobody listens.
+    assert_eq!(speak(four, SocketAddr::new(hosts[1], 8011)), IpAddr::V4(link.addresses.host4));
+    wait_for("the port", || TcpStream::connect("127.0.0.1:8013").is_ok());
+    for host in hosts {
+        let error = TcpStream::connect(SocketAddr::new(host, 8013)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{host}");
+    }
+    let _ = own;
+    // Datagrams, and their answers.
+    let server = link.in_guest(|| UdpSocket::bind("0.0.0.0:8014").unwrap());
+    opened(&link, 1, Transport::Udp, "0.0.0.0", 8014);
+    wait_for("the port", || UdpSocket::bind(SocketAddr::new(hosts[0], 8014)).is_err());
+    let client = UdpSocket::bind(SocketAddr::new(hosts[0], 0)).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.connect(SocketAddr::new(hosts[0], 8014)).unwrap();
+    client.send(b"x").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (_, from) = server.recv_from(&mut [0]).unwrap();
+    assert_eq!(from, client.local_addr().unwrap());
+    server.send_to(b"y", from).unwrap();
+    assert_eq!(client.recv(&mut [0]).unwrap(), 1);
+    // Once only the distro's own machine is served, so is only the host's.
+    opened(&link, 2, Transport::Tcp, "127.0.0.1", 8011);
+    link.ports.closed(8011);
+    let place = SocketAddr::new(hosts[0], 8011);
+    wait_for("the port to be the host's only", || TcpStream::connect(place).is_err());
+    drop(connect_soon(address("127.0.0.1", 8011)));
+}
+
+#[test]
+fn a_port_that_is_free_a_moment_later_is_had_then_and_nothing_is_said() {
+    if !as_root() {
+        return;
+    }
+    let link = Link::new();
+    let taken = UdpSocket::bind("127.0.0.1:8031").unwrap();
+    let _server = link.in_guest(|| UdpSocket::bind("0.0.0.0:8031").unwrap());
+    opened(&link, 1, Transport::Udp, "0.0.0.0", 8031);
+    std::thread::sleep(Duration::from_millis(10));
+    drop(taken);
+    let started = std::time::Instant::now();
+    wait_for("the port", || link.flows() == 2);
+    println!("had after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert_eq!(link.ports.list()[0].problem, None);
+}
+
+#[test]
 fn the_hosts_own_services_are_reached_by_one_address_where_they_may_be() {
     if !as_root() {
         return;

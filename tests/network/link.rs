@@ -52,12 +52,14 @@ pub struct Options {
     pub offloads: Offloads,
     /// Whether the guest reaches the host's loopback.
     pub host_loopback: bool,
+    /// Whether others than the host's own programs reach the guest's ports.
+    pub lan_forwarding: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let offloads = Offloads { checksum: true, segments4: true, segments6: true };
-        Self { offloads, host_loopback: true }
+        Self { offloads, host_loopback: true, lan_forwarding: false }
     }
 }
 
@@ -117,6 +119,7 @@ impl Link {
                 hosts: resolver.with_file_name("hosts"),
                 ports: ports.clone(),
                 host_loopback: options.host_loopback,
+                lan_forwarding: options.lan_forwarding,
             };
             let nat = Nat::new(settings, options.offloads).unwrap();
             move || serve(nat, tap, &stop, &losses, &counts)

@@ -93,6 +93,18 @@ fn bound(place: &str) -> std::os::fd::OwnedFd {
     socket
 }
 
+/// The same, of one that shares its port.
+fn shared(place: SocketAddr) -> std::os::fd::OwnedFd {
+    use nix::sys::socket::sockopt::ReusePort;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage};
+    use nix::sys::socket::{bind, setsockopt, socket};
+    let family = if place.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&socket, ReusePort, &true).unwrap();
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(place)).unwrap();
+    socket
+}
+
 fn listen(socket: &impl AsFd) {
     nix::sys::socket::listen(socket, nix::sys::socket::Backlog::new(8).unwrap()).unwrap();
 }
@@ -167,7 +179,7 @@ fn datagrams_are_told_when_a_port_is_bound_and_when_it_is_closed() {
         return;
     }
     let mut listeners = watch_alone();
-    for place in ["0.0.0.0:8111", "[::]:8112"] {
+    for place in ["0.0.0.0:8111", "[::]:8112", "127.0.0.1:8114"] {
         let socket = UdpSocket::bind(place).unwrap();
         let told = opened(&mut listeners);
         assert_eq!(
@@ -181,9 +193,10 @@ fn datagrams_are_told_when_a_port_is_bound_and_when_it_is_closed() {
     let client = UdpSocket::bind("0.0.0.0:0").unwrap();
     client.send_to(b"x", "127.0.0.1:9").unwrap();
     drop(client);
-    // DHCP's, and one that nobody else could reach.
+    // DHCP's, and those that nobody else could reach.
     drop(UdpSocket::bind("0.0.0.0:68").unwrap());
-    drop(UdpSocket::bind("127.0.0.1:8113").unwrap());
+    drop(UdpSocket::bind("127.0.0.53:8113").unwrap());
+    drop(UdpSocket::bind("[::1]:8113").unwrap());
     assert_nothing(&mut listeners);
 }
 
@@ -290,6 +303,32 @@ fn b204_b205_from_listen_to_the_hosts_loopback() {
             }
         }
     });
+    // Two that share a port: the one that is left is reached, whichever that is.
+    for (place, first) in [("127.0.0.1", true), ("127.0.0.1", false), ("::1", true), ("::1", false)]
+    {
+        let port = 8160;
+        let shared = [(), ()].map(|()| {
+            link.in_guest(move || {
+                let socket = shared(address(place, port));
+                listen(&socket);
+                TcpListener::from(socket)
+            })
+        });
+        wait_for("the port", || TcpStream::connect(address("127.0.0.1", port)).is_ok());
+        let [one, two] = shared;
+        let (left, gone) = if first { (two, one) } else { (one, two) };
+        drop(gone);
+        wait_for("its end", || link.ports.list().len() == 1);
+        for _ in 0..5 {
+            let mut client = connect(address("127.0.0.1", port));
+            client.write_all(b"x").unwrap();
+            let mut byte = [0];
+            while left.accept().unwrap().0.read(&mut byte).unwrap_or(0) == 0 {}
+            assert_eq!(byte, *b"x", "{place} {first}");
+        }
+        drop(left);
+        wait_for("its end", || TcpStream::connect(address("127.0.0.1", port)).is_err());
+    }
     let mut slowest = [std::time::Duration::ZERO; 2];
     for place in ["0.0.0.0", "127.0.0.1", "::", "::1", "::ffff:127.0.0.1"] {
         // The one that means two things is tried in both.

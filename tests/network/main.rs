@@ -8,9 +8,11 @@
 #![allow(clippy::undocumented_unsafe_blocks, reason = "plain calls on local structures")]
 
 mod crowds;
+mod forbidden;
 mod inbound;
 mod link;
 mod listeners;
+mod names;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};

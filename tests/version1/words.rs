@@ -15,6 +15,7 @@ crate::as_root_and_as_user! {
     b019_the_shell_there_interprets
     a_command_has_a_private_world
     b217_the_hosts_proxy_is_a_commands
+    b173_b220_a_distro_is_told_how_it_is_connected_and_whether_it_is
 }
 
 fn b001_a_command_prints() {
@@ -33,6 +34,29 @@ fn b217_the_hosts_proxy_is_a_commands() {
         .run();
     // The next command has what is then.
     home().wslr(words).stdout(".\n").run();
+}
+
+fn b173_b220_a_distro_is_told_how_it_is_connected_and_whether_it_is() {
+    home().wslr(["wslinfo", "--networking-mode"]).stdout("wsl1\n").run();
+    home().wslr(["wslinfo", "--networking-mode", "-n"]).stdout("wsl1").run();
+    home().wslr(["wslinfo", "--version"]).stdout(concat!(env!("CARGO_PKG_VERSION"), "\n")).run();
+    // Its network is the host's.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap().to_string();
+    let check = |place: &str| home().wslr(["wslinfo", "--check-connectivity", place]);
+    check(&place).stdout(format!("'{place}' ({place}) is connected to\n")).run();
+    drop(listener);
+    check(&place)
+        .stderr(format!(
+            "wslinfo: '{place}' ({place}) cannot be connected to: Connection refused (os error 111)\n"
+        ))
+        .status(3)
+        .run();
+    check("a..b")
+        .stderr("wslinfo: the name 'a..b' cannot be resolved: it is not a name\n")
+        .status(2)
+        .run();
+    check("a:b").stderr("wslinfo: 'a:b' is not a name with or without a port\n").status(1).run();
 }
 
 fn b002_a_user_is_named() {

@@ -30,6 +30,7 @@ pub fn link() -> Option<Nat> {
         resolver: "/nonexistent".into(),
         hosts: "/etc/hosts".into(),
         ports: Ports::new(|_| {}, Default::default()).ok()?,
+        lan_forwarding: false,
         host_loopback: true,
     };
     Nat::new(settings, Offloads { checksum: true, segments4: true, segments6: true }).ok()

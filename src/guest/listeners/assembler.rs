@@ -100,6 +100,11 @@ impl Assembler {
         self.push(0x07, to, R0, 0, offset.into());
     }
 
+    /// Adds a small number to the low 32 bits of a register.
+    pub fn add(&mut self, to: Register, value: i32) {
+        self.push(0x04, to, R0, 0, value);
+    }
+
     /// Loads 32 bits.
     pub fn load(&mut self, to: Register, from: Register, offset: i16) {
         self.push(0x61, to, from, offset, 0);

@@ -190,10 +190,11 @@ fn is_wanted(listener: &Listener, (first, last): (u16, u16)) -> bool {
     match listener.transport {
         Transport::Tcp => listener.port != 0 && (any || own),
         // A client's port looks like a server's: those that the kernel chooses are clients'.
-        // One on the loopback address cannot be reached from outside of the machine.
+        // One on the loopback address of IPv6 cannot be reached from outside of the machine.
         Transport::Udp => {
             let chosen = (first..=last).contains(&listener.port);
-            listener.port != 0 && any && !chosen && !LINK_SERVICES.contains(&listener.port)
+            let reachable = any || own && listener.address.is_ipv4();
+            listener.port != 0 && reachable && !chosen && !LINK_SERVICES.contains(&listener.port)
         }
     }
 }
@@ -237,7 +238,8 @@ mod tests {
         for port in [67, 68, 546, 1900, 5353, 5355, 32768, 60999] {
             assert!(!wanted(Transport::Udp, "0.0.0.0", port), "{port}");
         }
-        assert!(!wanted(Transport::Udp, "127.0.0.1", 53));
+        assert!(wanted(Transport::Udp, "127.0.0.1", 53));
+        assert!(!wanted(Transport::Udp, "127.0.0.53", 53) && !wanted(Transport::Udp, "::1", 53));
     }
 
     #[test]

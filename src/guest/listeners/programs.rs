@@ -60,6 +60,11 @@ const RING_OUTPUT: i32 = 130;
 const WAKE: i32 = 2;
 /// Tell of changes of a connection's state.
 const STATES: i32 = 4;
+/// Only where nobody has the place.
+const VACANT: i32 = 1;
+/// How many sockets that share a port are known (`SO_REUSEPORT`): one is enough for the kernel
+/// to find all, and as long as one of these is left the port is.
+const SHARERS: i32 = 8;
 
 const FAMILY4: i32 = libc::AF_INET;
 const FAMILY6: i32 = libc::AF_INET6;
@@ -71,7 +76,8 @@ pub struct Maps {
     pub listeners: Map,
     /// The names of processes that bound a socket of TCP, by the socket's number.
     pub names: Map,
-    /// Sockets of TCP that listen on the loopback address, by port and family.
+    /// Sockets of TCP that listen on the loopback address, by port, and by family and a
+    /// number among those that share the port.
     pub loopback: Map,
     /// A number that is not zero where a record was lost.
     pub lost: Map,
@@ -334,14 +340,25 @@ fn tcp(maps: &Maps, watched: Watched) -> Vec<Instruction> {
     program.if_not(R3, u32::from_ne_bytes([0, 0, 0, 1]), end);
     program.store_value(FRAME, KEY + 4, FAMILY6);
     program.place(local);
-    program.copy(R1, R6);
-    program.set_map(R2, maps.loopback.number());
-    program.set_stack(R3, KEY);
-    program.set(R4, 0);
-    program.call(SOCKETS_UPDATE);
+    for _ in 0..SHARERS {
+        program.copy(R1, R6);
+        program.set_map(R2, maps.loopback.number());
+        program.set_stack(R3, KEY);
+        program.set(R4, VACANT);
+        program.call(SOCKETS_UPDATE);
+        program.if_is(R0, 0, end);
+        next_sharer(&mut program);
+    }
     program.place(end);
     program.leave(1);
     program.finish()
+}
+
+/// Makes the key that of the next socket on the same port.
+fn next_sharer(program: &mut Assembler) {
+    program.load(R2, FRAME, KEY + 4);
+    program.add(R2, 1 << 16);
+    program.store(FRAME, KEY + 4, R2);
 }
 
 /// For a packet of the host, finds the socket that listens on the loopback address
@@ -370,10 +387,20 @@ pub fn lookup(maps: &Maps, entrance: Entrance) -> Vec<Instruction> {
     program.place(found);
     program.load(R2, R6, 60);
     program.store(FRAME, KEY, R2);
-    program.set_map(R1, maps.loopback.number());
-    program.set_stack(R2, KEY);
-    program.call(MAP_LOOKUP);
-    program.if_is(R0, 0, end);
+    let socket = program.label();
+    for _ in 0..SHARERS {
+        program.set_map(R1, maps.loopback.number());
+        program.set_stack(R2, KEY);
+        program.call(MAP_LOOKUP);
+        // The other comparison would not tell the kernel that there is one.
+        let none = program.label();
+        program.if_is(R0, 0, none);
+        program.go(socket);
+        program.place(none);
+        next_sharer(&mut program);
+    }
+    program.go(end);
+    program.place(socket);
     program.copy(R7, R0);
     program.copy(R1, R6);
     program.copy(R2, R7);

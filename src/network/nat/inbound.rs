@@ -3,7 +3,9 @@
 //!
 //! A port is the host's on both of its addresses or on none, so that `localhost` never means
 //! two programs. One that is taken is tried again from time to time. Whoever comes is shown
-//! to the guest with the address that stands for the host, so that answers find back.
+//! to the guest with the address that stands for the host, so that answers find back. Others
+//! than the host's own programs come only where a setting says so, and only to who listens
+//! for everybody; they are shown as who they are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -12,7 +14,8 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use super::{Flow, MAXIMUM_CONNECTIONS, Nat};
-use crate::network::ports::{Port, Ports};
+use crate::network::addresses::Place;
+use crate::network::ports::{Port, Ports, Way};
 use crate::network::socket::{self, Datagrams};
 use crate::network::tcp::Connection;
 use crate::protocol::guest::Transport;
@@ -20,8 +23,11 @@ use crate::protocol::guest::Transport;
 /// The number of the table's event.
 pub(super) const PORTS: u64 = crate::devices::net::FIRST_ID;
 
-/// After how long a port that is taken is tried again.
-const RETRIES: [u64; 3] = [1, 5, 30];
+/// After how many milliseconds a port that is taken is tried again: at first soon, for whoever
+/// has it may be about to leave.
+const RETRIES: [u64; 5] = [20, 100, 1000, 5000, 30_000];
+/// So many times are not worth a word.
+const SILENT_TRIES: usize = 2;
 
 /// The most clients of ports of UDP, and how long they are remembered without a word
 /// (RFC 4787, 4.3).
@@ -60,8 +66,8 @@ impl Socket {
 /// What became of a port.
 #[derive(Debug)]
 enum Attempt {
-    /// It is the host's, by these flows.
-    Open(Vec<u64>),
+    /// It is the host's, by these flows, and for others than the host itself or not.
+    Open { doors: Vec<u64>, open: bool },
     /// It is taken; how often that was found, and when to try again.
     Taken { tries: usize, next: Instant },
 }
@@ -98,7 +104,7 @@ impl Inbound {
 
     /// Whether a port of the host is the guest's own.
     pub(super) fn has(&self, port: Port) -> bool {
-        matches!(self.ports.get(&port), Some(Attempt::Open(_)))
+        matches!(self.ports.get(&port), Some(Attempt::Open { .. }))
     }
 
     /// How the guest is to know a client of UDP.
@@ -133,19 +139,20 @@ impl Inbound {
 fn bind(port: Port, address: IpAddr) -> io::Result<Socket> {
     let place = SocketAddr::new(address, port.1);
     match port.0 {
-        Transport::Tcp => {
-            let listener = TcpListener::bind(place)?;
-            listener.set_nonblocking(true)?;
-            Ok(Socket::Listener(listener))
-        }
+        Transport::Tcp => socket::listen_at(place).map(Socket::Listener),
         Transport::Udp => Datagrams::bind(place).map(Socket::Datagrams),
     }
 }
 
-/// The host's ends of a port: all or none. Where there is no IPv6 there is one.
-fn bind_all(port: Port) -> io::Result<Vec<Socket>> {
-    let mut sockets = vec![bind(port, Ipv4Addr::LOCALHOST.into())?];
-    match bind(port, Ipv6Addr::LOCALHOST.into()) {
+/// The host's ends of a port, for everybody where it is `open`: all or none. Where there is no
+/// IPv6 there is one.
+fn bind_all(port: Port, open: bool) -> io::Result<Vec<Socket>> {
+    let (four, six) = match open {
+        true => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+        false => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+    };
+    let mut sockets = vec![bind(port, four.into())?];
+    match bind(port, six.into()) {
         Ok(socket) => sockets.push(socket),
         Err(error)
             if matches!(
@@ -161,11 +168,17 @@ impl Nat {
     /// Makes the host's ports those that are wanted.
     pub(super) fn open_ports(&mut self, now: Instant) {
         self.inbound.table.seen();
-        let wanted = self.inbound.table.wanted();
+        let mut wanted = self.inbound.table.wanted();
+        wanted.values_mut().for_each(|open| *open &= self.lan_forwarding);
+        let is_wanted = |port: &Port, attempt: &Attempt| match (wanted.get(port), attempt) {
+            (Some(wanted), Attempt::Open { open, .. }) => wanted == open,
+            (wanted, _) => wanted.is_some(),
+        };
+        let ports = self.inbound.ports.iter();
         let unwanted: Vec<Port> =
-            self.inbound.ports.keys().filter(|port| !wanted.contains(port)).copied().collect();
+            ports.filter(|(port, attempt)| !is_wanted(port, attempt)).map(|(p, _)| *p).collect();
         for port in unwanted {
-            if let Some(Attempt::Open(doors)) = self.inbound.ports.remove(&port) {
+            if let Some(Attempt::Open { doors, .. }) = self.inbound.ports.remove(&port) {
                 for door in doors {
                     self.inbound.guises.retain(|(at, _), _| *at != door);
                     self.inbound.clients.retain(|_, client| client.door != door);
@@ -174,20 +187,23 @@ impl Nat {
             }
             self.inbound.table.dropped(port);
         }
-        for port in wanted {
+        for (port, open) in wanted {
             let tries = match self.inbound.ports.get(&port) {
-                Some(Attempt::Open(_)) => continue,
+                Some(Attempt::Open { .. }) => continue,
                 Some(Attempt::Taken { next, .. }) if *next > now => continue,
                 Some(Attempt::Taken { tries, .. }) => *tries,
                 None => 0,
             };
-            let result = bind_all(port);
-            self.inbound.table.settled(port, result.as_ref().err());
+            let result = bind_all(port, open);
+            let taken = matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+            if !taken || tries >= SILENT_TRIES {
+                self.inbound.table.settled(port, result.as_ref().err());
+            }
             let attempt = match result {
-                Ok(sockets) => Attempt::Open(self.add_doors(port, sockets)),
+                Ok(sockets) => Attempt::Open { doors: self.add_doors(port, sockets), open },
                 Err(_) => {
-                    let seconds = RETRIES.get(tries).or(RETRIES.last()).copied().unwrap_or(1);
-                    let next = now + Duration::from_secs(seconds);
+                    let delay = RETRIES.get(tries).or(RETRIES.last()).copied().unwrap_or(1);
+                    let next = now + Duration::from_millis(delay);
                     Attempt::Taken { tries: tries + 1, next }
                 }
             };
@@ -195,7 +211,7 @@ impl Nat {
         }
         let next = self.inbound.ports.values().filter_map(|attempt| match attempt {
             Attempt::Taken { next, .. } => Some(*next),
-            Attempt::Open(_) => None,
+            Attempt::Open { .. } => None,
         });
         self.timers.remove(PORTS);
         if let Some(next) = next.min() {
@@ -212,16 +228,20 @@ impl Nat {
         doors.collect()
     }
 
-    /// The guest's end and the address that stands for the host, for somebody who came to a
-    /// port by IPv6 or not.
-    fn ends(&self, port: Port, six: bool) -> Option<(SocketAddr, IpAddr)> {
+    /// The guest's end, and the address by which the guest is to know somebody who came to
+    /// a port: his own, or what stands for the host where he is on it.
+    fn ends(&self, port: Port, client: IpAddr) -> Option<(SocketAddr, IpAddr)> {
         let addresses = &self.addresses;
-        let (guest, host) = if self.inbound.table.by_six(port, six)? {
-            (IpAddr::V6(addresses.guest6), IpAddr::V6(addresses.host6))
-        } else {
-            (IpAddr::V4(addresses.guest4), IpAddr::V4(addresses.host4))
+        let way = self.inbound.table.way(port, client.is_ipv6())?;
+        let (guest, host) = match way {
+            Way::Six => (IpAddr::V6(addresses.guest6), IpAddr::V6(addresses.host6)),
+            Way::Four => (IpAddr::V4(addresses.guest4), IpAddr::V4(addresses.host4)),
+            Way::Loopback => (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(addresses.host4)),
         };
-        Some((SocketAddr::new(guest, port.1), host))
+        // What the guest could not answer to is shown as the host as well.
+        let own = addresses.place(client) == Place::World && client.is_ipv6() == guest.is_ipv6();
+        let shown = if own && way != Way::Loopback { client } else { host };
+        Some((SocketAddr::new(guest, port.1), shown))
     }
 
     /// Lets in who waits at a port, or takes the next datagram.
@@ -256,7 +276,7 @@ impl Nat {
 
     /// Calls the guest for somebody who has come.
     fn call(&mut self, port: Port, stream: std::net::TcpStream, client: SocketAddr, now: Instant) {
-        let ends = self.ends(port, client.is_ipv6());
+        let ends = self.ends(port, client.ip());
         let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
         let room = self.connections.len() < MAXIMUM_CONNECTIONS && prepared.is_ok();
         let (Some((guest, host)), true) = (ends, room) else {
@@ -290,7 +310,7 @@ impl Nat {
             }
         };
         let port = door.port;
-        let Some((guest, host)) = self.ends(port, client.is_ipv6()) else { return };
+        let Some((guest, host)) = self.ends(port, client.ip()) else { return };
         let Some((_, peer)) = self.inbound.guise(id, client, port.1, host) else { return };
         let data = self.scratch.get(..length).unwrap_or_default();
         let frame = self.encoder.udp(peer, guest, data);
