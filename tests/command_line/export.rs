@@ -5,16 +5,15 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::install::home;
-use crate::support::Home;
 use crate::support::tar::Tar;
 use crate::support::tree::is_root;
+use crate::support::{Home, wait_for};
 
 const DONE: &str = "The operation completed successfully.\n";
 
@@ -44,16 +43,6 @@ fn names(archive: &Path) -> String {
     let output = Command::new("tar").arg("-tf").arg(archive).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Waits until it is so, for at most half a minute.
-#[track_caller]
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::fixture::{ALPHA, configure, home, in_distro, wait_for};
+use crate::fixture::{ALPHA, configure, home, in_distro};
+use crate::support::wait_for;
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]

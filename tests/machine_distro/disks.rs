@@ -9,7 +9,8 @@ use wslr::disk::raw::Raw;
 use wslr::disk::{self, Format, vhd, vhdx};
 use wslr::ext4;
 
-use crate::fixture::{ALPHA, BETA, disk, home, kill_service, run_tool, shell, wait_for};
+use crate::fixture::{ALPHA, BETA, disk, home, kill_service, run_tool, shell};
+use crate::support::wait_for;
 
 /// A distro on a disk of that name's format is written, the service is killed, and the disk
 /// is whole and has what was flushed.

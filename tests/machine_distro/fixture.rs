@@ -6,10 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::support::Home;
+use crate::support::{Home, wait_for};
 
 /// The distro most tests use, which is the default one.
 pub const ALPHA: &str = "Alpha";
@@ -72,15 +71,6 @@ pub fn shell(distro: &str, line: &str) -> String {
     assert!(output.status.success(), "{line}: {output:?}");
     println!("{distro}: {line}: {:?}", started.elapsed());
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Asks until it is so, for at most a minute.
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        thread::sleep(Duration::from_millis(200));
-    }
 }
 
 /// A distro's disk file.

@@ -30,7 +30,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use fixture::{ALPHA, BETA, home, in_distro, shell, wait_for};
+use fixture::{ALPHA, BETA, home, in_distro, shell};
+use support::wait_for;
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]

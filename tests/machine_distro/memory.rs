@@ -4,7 +4,8 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{ALPHA, configure, home, service, shell, wait_for};
+use crate::fixture::{ALPHA, configure, home, service, shell};
+use crate::support::wait_for;
 
 /// What is read into the cache, in bytes.
 const FILE: u64 = 256 << 20;

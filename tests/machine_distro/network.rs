@@ -6,7 +6,8 @@ use std::thread;
 
 use sha2::{Digest, Sha256};
 
-use crate::fixture::{ALPHA, configure, home, in_distro, shell, wait_for};
+use crate::fixture::{ALPHA, configure, home, in_distro, shell};
+use crate::support::wait_for;
 
 /// The address of this machine that others reach it by.
 fn own_address() -> IpAddr {

@@ -6,9 +6,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{
-    ALPHA, BETA, CONFIGURATION, configure, disk, home, in_distro, run_tool, shell, wait_for,
+    ALPHA, BETA, CONFIGURATION, configure, disk, home, in_distro, run_tool, shell,
 };
 use crate::soak::Soak;
+use crate::support::wait_for;
 
 /// Ends the first distro while it does its worst, and finds the other as it was.
 #[track_caller]

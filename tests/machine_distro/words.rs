@@ -1,6 +1,7 @@
 //! What the words of a command line become in a distro.
 
-use crate::fixture::{ALPHA, BETA, home, shell, wait_for};
+use crate::fixture::{ALPHA, BETA, home, shell};
+use crate::support::wait_for;
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]

@@ -18,8 +18,19 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// Asks until it is so, for at most a minute.
+#[track_caller]
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "waited for {what} in vain");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// A home of its own, with nothing in it and no way to the network. New distros there are
 /// version 2 where a test says nothing else, whatever the machine can run.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::fixture::{OwnHome, Whose, run_as, run_tool, running, wait_for};
+use crate::fixture::{OwnHome, Whose, run_as, run_tool, running};
+use crate::support::wait_for;
 
 crate::as_root_and_as_user! {
     b062_a_running_distro_is_converted_and_back

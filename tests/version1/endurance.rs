@@ -6,9 +6,10 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{OwnHome, install, status, wait_for};
+use crate::fixture::{OwnHome, install, status};
 use crate::soak::Soak;
 use crate::support::Home;
+use crate::support::wait_for;
 
 /// What a process holds: descriptors, threads, and kilobytes of memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Uid;
 
-use crate::fixture::{OwnHome, home, in_distro, running, shell, wait_for};
+use crate::fixture::{OwnHome, home, in_distro, running, shell};
+use crate::support::wait_for;
 
 crate::as_root_and_as_user! {
     sysrq_and_kernel_settings_cannot_be_written

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::unistd::Uid;
 
@@ -117,16 +117,6 @@ pub fn shell(line: &str) -> String {
     let output = in_distro(&["sh", "-c", line]);
     assert!(output.status.success(), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Asks until it is so, for at most half a minute.
-#[track_caller]
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// Runs a program of the machine that must succeed.

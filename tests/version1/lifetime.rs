@@ -3,7 +3,8 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{OwnHome, install, running, status, wait_for};
+use crate::fixture::{OwnHome, install, running, status};
+use crate::support::wait_for;
 
 crate::as_root_and_as_user! {
     b007_a_daemon_keeps_its_distro_running

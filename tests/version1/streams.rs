@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use flate2::read::GzDecoder;
 use rand::{RngCore, SeedableRng};
 
-use crate::fixture::{feed, home, in_distro, shell, wait_for};
+use crate::fixture::{feed, home, in_distro, shell};
+use crate::support::wait_for;
 use crate::terminal;
 
 crate::as_root_and_as_user! {

@@ -5,7 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::fixture::{OwnHome, home, shell, status, wait_for};
+use crate::fixture::{OwnHome, home, shell, status};
+use crate::support::wait_for;
 use crate::terminal::Terminal;
 
 crate::as_root_and_as_user! {
