@@ -8,6 +8,7 @@ crate::as_root_and_as_user! {
     b010_a_name_in_any_case
     b011_a_user_that_is_not_there
     a_command_that_is_not_there
+    b181_a_debug_shell_needs_a_machine
 }
 
 const UNKNOWN: &str = "There is no distribution with the supplied name.";
@@ -70,4 +71,12 @@ fn b011_a_user_that_is_not_there() {
 fn a_command_that_is_not_there() {
     home().wslr(["no-such-command", "x"]).stderr("[..]no-such-command[..]\n").status(127).run();
     home().wslr(["no-such-command"]).stderr("[..]no-such-command[..]\n").status(127).run();
+}
+
+fn b181_a_debug_shell_needs_a_machine() {
+    let message = format!("the distribution '{ALPHA}' has no virtual machine");
+    home()
+        .wslr(["-d", ALPHA, "--debug-shell"])
+        .fails(&message, None, Some("Wsl/Service/WSL_E_WSL2_NEEDED"))
+        .run();
 }
