@@ -47,6 +47,7 @@ pub fn run_if_called() {
         init::run();
     }
     information::run_if_called();
+    modules::run_if_called();
     if std::env::args_os().next().is_some_and(|name| name == host::ARGUMENT) {
         host::run();
     }
