@@ -220,6 +220,7 @@ impl Machine {
             time_zone: None,
             stop_limit: Duration::from_secs(8),
             safe_mode: false,
+            isolated: false,
         };
         let result = self.ask(Ask::StartDistro(start));
         if result.is_err() {

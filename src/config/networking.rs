@@ -42,6 +42,8 @@ pub struct Networking {
     pub host_loopback: bool,
     /// Others than the host's own programs reach the ports of distros.
     pub lan_forwarding: bool,
+    /// The names, in lower case, of distros that have a network of their own.
+    pub isolated: BTreeSet<String>,
     /// The host's proxy is distros' too.
     pub auto_proxy: bool,
     /// Where distros ask for names: an address of its own, or the gateway (B198).
@@ -49,6 +51,12 @@ pub struct Networking {
 }
 
 impl Networking {
+    /// Whether the distro of that name has a network of its own.
+    #[must_use]
+    pub fn isolates(&self, name: &str) -> bool {
+        self.isolated.contains(&name.to_lowercase())
+    }
+
     /// Takes the settings out of the file's values; `file` is its name in warnings.
     pub(super) fn read(values: &mut Values, file: &str, warnings: &mut Vec<String>) -> Self {
         let word = values.text("wsl2.networkingmode").unwrap_or_default().to_ascii_lowercase();
@@ -89,8 +97,11 @@ impl Networking {
                 addresses::RESOLVER
             }
         };
+        let isolated = values.text("wslr.isolateddistributions").unwrap_or_default();
+        let isolated = isolated.split(',').map(|name| name.trim().to_lowercase());
         Self {
             mode,
+            isolated: isolated.filter(|name| !name.is_empty()).collect(),
             localhost_forwarding: values.flag("wsl2.localhostforwarding", true),
             ignored_ports,
             auto_proxy: values.flag("wsl2.autoproxy", true),
@@ -119,7 +130,10 @@ mod tests {
         let (networking, warnings) = read("");
         assert_eq!((networking.mode, networking.mode.name()), (Mode::Nat, "nat"));
         assert!(networking.localhost_forwarding && networking.host_loopback);
-        assert!(!networking.lan_forwarding);
+        assert!(!networking.lan_forwarding && !networking.isolates("Debian"));
+        let (networking, _) = read("[wslr]\nisolatedDistributions = Debian, other\n");
+        assert!(networking.isolates("debian") && networking.isolates("Other"));
+        assert!(!networking.isolates("") && !networking.isolates("Debian, other"));
         assert!(read("[wslr]\nlanForwarding=true").0.lan_forwarding);
         assert_eq!(networking.resolver, Some(Ipv4Addr::new(10, 255, 255, 254)));
         assert_eq!((networking.ignored_ports.len(), warnings.len()), (0, 0));

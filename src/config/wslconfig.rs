@@ -105,6 +105,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("wsl2", "vmSwitch", Text),
     ("wslr", "debianMirror", Text),
     ("wslr", "hostLoopback", Bool),
+    ("wslr", "isolatedDistributions", Text),
     ("wslr", "lanForwarding", Bool),
     ("wslr", "servicesKeepRunning", Bool),
     ("wslr", "ubuntuMirror", Text),

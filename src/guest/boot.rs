@@ -80,6 +80,7 @@ pub fn prepare() -> Vec<PathBuf> {
     ] {
         try_to(format_args!("making '{name}'"), symlink(target, name));
     }
+    try_to("becoming the kernel's loader of modules", super::modules::install());
     let mut modules = initramfs_modules();
     let is_urgent = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -31,7 +31,7 @@ use nix::unistd::{Pid, execveat};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::distro::{self, Kernel, Options, link};
+use super::distro::{self, Kernel, Net, Options, link};
 use super::host_cgroup::Groups;
 use super::job::{Job, Outcome};
 use super::server::{Arrived, Platform, Server, Work};
@@ -275,7 +275,9 @@ impl Platform for Host {
             // One that was replaced meanwhile is as good; one that is gone is not needed.
             init: Some(self.executable.clone()).filter(|path| path.exists()),
             modules: None,
-            networking: "wsl1".to_owned(),
+            networking: if start.isolated { "none" } else { "wsl1" }.to_owned(),
+            // The host's is all there is: it is that or nothing.
+            network: if start.isolated { Net::Own(None) } else { Net::Shared },
         })
     }
 

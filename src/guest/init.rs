@@ -4,6 +4,7 @@
 //! vsock. Where the service is gone, so is the machine's purpose: it flushes its disks and
 //! powers off.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -19,12 +20,13 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 use uuid::Uuid;
 
-use super::distro::{self, Kernel, Modules, Options, link};
+use super::distro::{self, Kernel, Modules, Net, Options, link};
 use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
 use super::{boot, cgroup, crash, disk, interface, log, memory, modules, network, sys, volume};
+use crate::network::addresses;
 use crate::protocol::guest::{
     CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
 };
@@ -79,6 +81,7 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
         early_modules: modules,
         modules: None,
         load_modules: Vec::new(),
+        isolated: HashMap::new(),
         network: None,
         listeners: None,
     };
@@ -106,6 +109,8 @@ struct VirtualMachine {
     modules: Option<Modules>,
     /// What else is to be loaded of them.
     load_modules: Vec<String>,
+    /// The numbers of distros with a network of their own.
+    isolated: HashMap<Uuid, u8>,
     /// What the service said of the network.
     network: Option<Network>,
     /// Those ports, where the host wants to know.
@@ -170,7 +175,7 @@ impl Platform for VirtualMachine {
                 }
             }
             if let Some(network) = network {
-                let directory = kernel_release().map(|release| modules_directory(&release));
+                let directory = modules::directory();
                 warnings.extend(network::set_up(&network, directory.as_deref()));
             }
             Ok(warnings)
@@ -216,8 +221,8 @@ impl Platform for VirtualMachine {
                 }
             }
         }
-        let release = kernel_release()?;
-        let directory = modules_directory(&release);
+        let release = modules::release()?;
+        let directory = modules::directory_of(&release);
         self.modules = Some(Modules { release, directory: directory.clone() });
         let mut names = std::mem::take(&mut self.load_modules);
         names.insert(0, BALLOON.to_owned());
@@ -250,6 +255,7 @@ impl Platform for VirtualMachine {
             shared: Some(PathBuf::from(boot::SHARED)),
             init: Some(PathBuf::from("/init")),
             modules: self.modules.clone(),
+            network: if start.isolated { self.own_network(start.distro) } else { Net::Shared },
             networking: self.network.as_ref().map_or("none", |network| &network.mode).to_owned(),
         })
     }
@@ -278,7 +284,7 @@ impl Platform for VirtualMachine {
                 disk::grow_running(*lun, &root).map(|()| Vec::new())
             }
             (Request::MountDisk(request), _) => {
-                let directory = kernel_release().map(|release| modules_directory(&release));
+                let directory = modules::directory();
                 volume::attach(request, directory.as_deref())
             }
             (Request::UnmountDisk { lun, names }, _) => volume::detach(*lun, names),
@@ -296,6 +302,18 @@ impl Platform for VirtualMachine {
 }
 
 impl VirtualMachine {
+    /// The network of a distro's own, with the same addresses at each of its starts.
+    fn own_network(&mut self, distro: Uuid) -> Net {
+        let next = u8::try_from(self.isolated.len() + 1).unwrap_or(u8::MAX);
+        let number = *self.isolated.entry(distro).or_insert(next);
+        let own = self.network.as_ref().and_then(|network| {
+            let (guest4, guest6) = addresses::own(network.guest4, network.guest6, number)?;
+            // Its ports are nobody else's.
+            Some(Box::new(Network { guest4, guest6, caller: None, ..network.clone() }))
+        });
+        Net::Own(own)
+    }
+
     /// Takes all connections that wait.
     fn accept(&mut self) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -328,19 +346,4 @@ fn arrived(whole: Whole) -> Option<Arrived> {
             None
         }
     }
-}
-
-/// `uname -r`.
-fn kernel_release() -> Option<String> {
-    let names = nix::sys::utsname::uname().ok()?;
-    Some(names.release().to_string_lossy().into_owned())
-}
-
-/// Where the modules of a release are on their disk: its top, or the usual place.
-fn modules_directory(release: &str) -> PathBuf {
-    let top = Path::new(boot::MODULES);
-    [top.join("lib/modules").join(release), top.join(release)]
-        .into_iter()
-        .find(|path| path.is_dir())
-        .unwrap_or_else(|| top.to_owned())
 }

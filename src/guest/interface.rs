@@ -3,10 +3,12 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+};
 
 /// `struct in6_rtmsg`'s metric of an ordinary route.
 const METRIC: u32 = 1024;
@@ -92,6 +94,79 @@ fn index(socket: &OwnedFd, name: &str) -> io::Result<i32> {
     unsafe { call(socket, libc::SIOCGIFINDEX, &mut request) }?;
     // SAFETY: the call has put the index there.
     Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+}
+
+/// The interfaces of the network in which this was opened, whichever the process is in.
+#[derive(Debug)]
+pub struct Links(OwnedFd);
+
+impl Links {
+    /// Those of this process's network.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let protocol = SockProtocol::NetlinkRoute;
+        Ok(Self(socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?))
+    }
+
+    /// Makes an interface of the same name in another network: one that shares the cable
+    /// of this one, with an Ethernet address of its own (rtnetlink(7), macvlan).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn add_below(&self, name: &str, mac: [u8; 6], network: BorrowedFd<'_>) -> io::Result<()> {
+        const NEW_LINK: u16 = 16;
+        const REQUEST_ACKNOWLEDGED: u16 = 0x01 | 0x04;
+        const CREATE_NEW: u16 = 0x400 | 0x200;
+        const ADDRESS: u16 = 1;
+        const NAME: u16 = 3;
+        const LINK: u16 = 5;
+        const INFORMATION: u16 = 18;
+        const NETWORK: u16 = 28;
+        /// Those that share a cable do not see one another.
+        const PRIVATE: u32 = 1;
+        let parent = index(&self.0, name)?;
+        let mode = attribute(1, &PRIVATE.to_ne_bytes());
+        let kind = [attribute(1, b"macvlan"), attribute(2, &mode)].concat();
+        let content = [
+            // Nothing of the interface's own header.
+            vec![0; 16],
+            attribute(LINK, &parent.to_ne_bytes()),
+            attribute(NAME, &[name.as_bytes(), &[0]].concat()),
+            attribute(ADDRESS, &mac),
+            attribute(NETWORK, &network.as_raw_fd().to_ne_bytes()),
+            attribute(INFORMATION, &kind),
+        ]
+        .concat();
+        // The content is far shorter.
+        let length = (16 + content.len()) as u32;
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(NEW_LINK.to_ne_bytes());
+        message.extend((REQUEST_ACKNOWLEDGED | CREATE_NEW).to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(content);
+        send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
+        let mut answer = [0; 4096];
+        let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        // An error, of which none is the number zero.
+        let error = answer.get(..length).and_then(|answer| answer.get(16..20));
+        match error.and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
+            Some(0) => Ok(()),
+            Some(error) => Err(io::Error::from_raw_os_error(error.wrapping_neg())),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// An attribute of rtnetlink, whose content is short.
+fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
+    let length = (4 + content.len()) as u16;
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 /// Gives an interface an address: of IPv4 its only one.

@@ -51,6 +51,7 @@ pub fn run_if_called() {
     }
     crash::run_if_called();
     information::run_if_called();
+    modules::run_if_called();
     if std::env::args_os().next().is_some_and(|name| name == host::ARGUMENT) {
         host::run();
     }

@@ -30,6 +30,40 @@ pub const GUEST_MAC: Mac = [0, 0, 0, 0, 1, 0];
 /// The gateway's.
 pub const GATEWAY_MAC: Mac = [0x52, 0x55, 0x0a, 0xff, 0xff, 0xfe];
 
+/// The numbers of distros that have a network of their own, and what is added to one for the
+/// end of an address.
+const OWN: std::ops::RangeInclusive<u8> = 1..=128;
+const OWN_OFFSET: u8 = 15;
+
+/// The addresses of the distro of that number, beside those of the machine; none where there
+/// are too many.
+#[must_use]
+pub fn own(guest4: Ipv4Addr, guest6: Ipv6Addr, number: u8) -> Option<(Ipv4Addr, Ipv6Addr)> {
+    if !OWN.contains(&number) {
+        return None;
+    }
+    let end = OWN_OFFSET + number;
+    let [a, b, c, _] = guest4.octets();
+    let [s, t, u, v, w, x, y, _] = guest6.segments();
+    Some((Ipv4Addr::new(a, b, c, end), Ipv6Addr::new(s, t, u, v, w, x, y, end.into())))
+}
+
+/// The number of the distro that has an address of its own.
+fn own_number(address: IpAddr) -> Option<u8> {
+    let end = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => u8::try_from(address.segments()[7]).ok()?,
+    };
+    end.checked_sub(OWN_OFFSET).filter(|number| OWN.contains(number))
+}
+
+/// The Ethernet address that belongs to one of the guest's addresses.
+#[must_use]
+pub fn mac_of(address: IpAddr) -> Mac {
+    let [a, b, c, d, e, f] = GUEST_MAC;
+    [a, b, c, d, e, f + own_number(address).unwrap_or(0)]
+}
+
 /// The link's address of IPv6 for neighbours, before any other is known.
 const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// A prefix of private addresses (RFC 4193), the same on all hosts: nobody routes it.
@@ -110,10 +144,19 @@ impl Addresses {
     /// Whether the guest may send from there.
     #[must_use]
     pub fn is_guest(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => address == self.guest4,
-            IpAddr::V6(address) => address == self.guest6,
-        }
+        self.is_machine(address) || self.is_isolated(address)
+    }
+
+    /// Whether it is the machine's own address, which most distros share.
+    #[must_use]
+    pub fn is_machine(&self, address: IpAddr) -> bool {
+        address == self.guest4 || address == self.guest6
+    }
+
+    /// Whether it is that of a distro with a network of its own.
+    fn is_isolated(&self, address: IpAddr) -> bool {
+        let own = own_number(address).and_then(|number| own(self.guest4, self.guest6, number));
+        own.is_some_and(|(four, six)| address == four || address == six)
     }
 
     /// Whether this side answers for it on the link.
@@ -248,6 +291,30 @@ mod tests {
         // All of 172.16.0.0/12.
         let all = "eth1\t000010AC\t0\t1\t0\t0\t0\t0000F0FF\n";
         assert_eq!(Addresses::choose_beside(all), Addresses::on([31, 255]));
+    }
+
+    #[test]
+    fn a_distro_of_its_own_network_has_addresses_of_its_own() {
+        let addresses = Addresses::on([20, 224]);
+        let own = |number| own(addresses.guest4, addresses.guest6, number);
+        let (four, six) = own(1).unwrap();
+        assert_eq!(
+            (four, six),
+            ([172, 20, 224, 16].into(), "fd77:736c:7200:1::10".parse().unwrap())
+        );
+        for address in [IpAddr::from(four), IpAddr::from(six)] {
+            assert!(addresses.is_guest(address) && !addresses.is_machine(address));
+            assert_eq!(mac_of(address), [0, 0, 0, 0, 1, 1]);
+            // Distros do not find one another by the host.
+            assert_eq!(addresses.place(address), Place::Nowhere);
+        }
+        assert!(addresses.is_guest(own(128).unwrap().0.into()));
+        assert_eq!((own(0), own(129)), (None, None));
+        for other in ["172.20.224.15", "172.20.224.144", "172.20.225.16", "fd77:736c:7200:2::10"] {
+            assert!(!addresses.is_guest(other.parse().unwrap()), "{other}");
+        }
+        assert_eq!(mac_of(addresses.guest4.into()), GUEST_MAC);
+        assert_eq!(mac_of(addresses.guest6.into()), GUEST_MAC);
     }
 
     #[test]

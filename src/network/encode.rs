@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use zerocopy::IntoBytes;
 
+use super::addresses;
 use super::packet::{
     self, Arp, ETHERNET, Ethernet, ICMP, ICMP6, Icmp, Ipv4, Ipv6, Mac, NEEDS_CHECKSUM, OFFLOAD,
     Offload, SEGMENTS_TCP4, SEGMENTS_TCP6, TCP, TYPE_ARP, TYPE_IPV4, TYPE_IPV6, Tcp, UDP, Udp,
@@ -43,8 +44,6 @@ pub struct Head {
 /// Makes frames for one link.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder {
-    /// The guest's address.
-    pub guest: Mac,
     /// This side's address.
     pub gateway: Mac,
     /// What work the guest takes.
@@ -52,11 +51,14 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    fn ethernet(&self, frame: &mut Vec<u8>, offload: Offload, kind: u16) {
+    fn ethernet(&self, frame: &mut Vec<u8>, offload: Offload, kind: u16, to: IpAddr) {
         let offload = Offload { buffers: 1.into(), ..offload };
         frame.extend_from_slice(offload.as_bytes());
-        let ethernet =
-            Ethernet { destination: self.guest, source: self.gateway, kind: kind.into() };
+        let ethernet = Ethernet {
+            destination: addresses::mac_of(to),
+            source: self.gateway,
+            kind: kind.into(),
+        };
         frame.extend_from_slice(ethernet.as_bytes());
     }
 
@@ -72,7 +74,7 @@ impl Encoder {
     ) {
         match (source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                self.ethernet(frame, offload, TYPE_IPV4);
+                self.ethernet(frame, offload, TYPE_IPV4, destination.into());
                 let total = size_of::<Ipv4>() + length;
                 let mut header = Ipv4 {
                     version: 0x45,
@@ -91,7 +93,7 @@ impl Encoder {
                 frame.extend_from_slice(header.as_bytes());
             }
             (source, destination) => {
-                self.ethernet(frame, offload, TYPE_IPV6);
+                self.ethernet(frame, offload, TYPE_IPV6, destination);
                 let octets = |address| match address {
                     IpAddr::V6(address) => address.octets(),
                     IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
@@ -245,7 +247,8 @@ impl Encoder {
     #[must_use]
     pub fn arp(&self, question: &Arp) -> Vec<u8> {
         let mut frame = Vec::new();
-        self.ethernet(&mut frame, Offload::default(), TYPE_ARP);
+        let asker = IpAddr::from(question.sender_address);
+        self.ethernet(&mut frame, Offload::default(), TYPE_ARP, asker);
         let answer = Arp {
             operation: 2.into(),
             sender: self.gateway,

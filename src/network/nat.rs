@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::addresses::{Addresses, GATEWAY_MAC, GUEST_MAC, MTU, Place};
+use super::addresses::{Addresses, GATEWAY_MAC, MTU, Place};
 use super::datagram::{self, Port};
 use super::dns::{self, Question};
 use super::encode::{self, Encoder, Head};
@@ -172,7 +172,7 @@ impl Nat {
             host_loopback,
             lan_forwarding,
             inbound,
-            encoder: Encoder { guest: GUEST_MAC, gateway: GATEWAY_MAC, offloads },
+            encoder: Encoder { gateway: GATEWAY_MAC, offloads },
             resolver: Resolver::new(resolver),
             hosts: Hosts::new(hosts),
             epoll,
@@ -355,6 +355,12 @@ impl Nat {
         self.answer(frame);
     }
 
+    /// Whether one of the guest's addresses reaches the host's loopback: not that of a distro
+    /// which is kept to itself.
+    fn reaches_host(&self, source: IpAddr) -> bool {
+        self.host_loopback && self.addresses.is_machine(source)
+    }
+
     // ---- TCP ----
 
     fn segment(&mut self, packet: &Packet<'_>, segment: &Segment<'_>, now: Instant) {
@@ -423,7 +429,7 @@ impl Nat {
                 return self.ask_for_names(packet, segment, now);
             }
             Place::Gateway => return self.refuse(segment),
-            Place::Host if self.host_loopback => {
+            Place::Host if self.reaches_host(packet.source) => {
                 // What is the guest's own on the host would come back without end.
                 let port = segment.destination.port();
                 if self.inbound.has((Transport::Tcp, port)) {
@@ -520,7 +526,7 @@ impl Nat {
             Place::World if self.send_inbound(source, destination, data, now) => {}
             Place::World => self.send(packet, Port::Udp(source), destination, data, now),
             Place::Host if self.send_inbound(source, destination, data, now) => {}
-            Place::Host if self.host_loopback => {
+            Place::Host if self.reaches_host(packet.source) => {
                 if self.inbound.has((Transport::Udp, destination.port())) {
                     return self.unreachable(packet.source, packet.whole, UNREACHABLE_PORT);
                 }

@@ -53,7 +53,7 @@ fn source(destination: SocketAddr) -> SocketAddr {
 }
 
 fn segment_to(destination: SocketAddr, flags: u16, data: &[u8]) -> Vec<u8> {
-    let encoder = Encoder { guest: [1; 6], gateway: [2; 6], offloads: Offloads::default() };
+    let encoder = Encoder { gateway: [2; 6], offloads: Offloads::default() };
     let head = Head {
         source: source(destination),
         destination,
@@ -109,7 +109,7 @@ fn no_frame_opens_a_socket_to_what_is_the_hosts_own() {
     let mut nat = nat();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let encoder = Encoder { guest: [1; 6], gateway: [2; 6], offloads: Offloads::default() };
+    let encoder = Encoder { gateway: [2; 6], offloads: Offloads::default() };
     for host in [
         "127.0.0.1",
         "127.0.0.53",

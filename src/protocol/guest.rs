@@ -199,6 +199,8 @@ pub struct StartDistro {
     pub stop_limit: Duration,
     /// Its own settings do not count, nor is anything of it started (B125).
     pub safe_mode: bool,
+    /// It has a network of its own, and nobody else's.
+    pub isolated: bool,
 }
 
 /// Where a distro's files are, as init finds them.

@@ -87,6 +87,7 @@ fn bring_up(
         // is over in the whole's time.
         stop_limit: vm.settings.stop_limit().mul_f32(0.6),
         safe_mode: vm.settings.safe_mode,
+        isolated: vm.settings.networking.isolates(&record.name),
     });
     let mounted = vm
         .control

@@ -103,6 +103,7 @@ impl Distro {
             time_zone: Some("Europe/Berlin".into()),
             stop_limit: Duration::from_secs(20),
             safe_mode: false,
+            isolated: false,
         }))?;
         Ok(distro)
     }

@@ -184,6 +184,23 @@ impl Drop for Link {
     }
 }
 
+/// What a guest is told of its network.
+pub fn guest_network(addresses: Addresses) -> Network {
+    Network {
+        mode: "nat".to_owned(),
+        guest4: addresses.guest4,
+        gateway4: addresses.gateway4,
+        prefix4: addresses::PREFIX4,
+        guest6: addresses.guest6,
+        gateway6: addresses.gateway6,
+        prefix6: addresses::PREFIX6,
+        routes6: true,
+        caller: Some((addresses.host4, addresses.host6)),
+        resolver: IpAddr::V4(addresses.resolver),
+        search: None,
+    }
+}
+
 /// A guest in the namespace that this thread makes and enters: the cable, and the namespace.
 pub fn make_guest(addresses: Addresses) -> (File, File) {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -217,20 +234,7 @@ pub fn make_guest(addresses: Addresses) -> (File, File) {
     interface::bring_up("lo").unwrap();
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
-    let network = Network {
-        mode: "nat".to_owned(),
-        guest4: addresses.guest4,
-        gateway4: addresses.gateway4,
-        prefix4: addresses::PREFIX4,
-        guest6: addresses.guest6,
-        gateway6: addresses.gateway6,
-        prefix6: addresses::PREFIX6,
-        routes6: true,
-        caller: Some((addresses.host4, addresses.host6)),
-        resolver: IpAddr::V4(addresses.resolver),
-        search: None,
-    };
-    network::configure("eth0", &network).unwrap();
+    network::configure("eth0", &guest_network(addresses)).unwrap();
     let flags = libc::O_NONBLOCK;
     assert_eq!(unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_SETFL, flags) }, 0);
     (tap, File::open(Path::new("/proc/thread-self/ns/net")).unwrap())

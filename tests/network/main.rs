@@ -10,6 +10,7 @@
 mod crowds;
 mod forbidden;
 mod inbound;
+mod isolation;
 mod link;
 mod listeners;
 mod names;

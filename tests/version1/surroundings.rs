@@ -19,6 +19,27 @@ crate::as_root_and_as_user! {
     under_expect_it_can_be_talked_to
     under_timeout_it_ends_in_time
     in_the_background_of_a_shell_it_waits_for_its_turn
+    isolated_it_has_no_network_but_its_own
+}
+
+fn isolated_it_has_no_network_but_its_own() {
+    // The distro's own settings have no say in it.
+    let own = OwnHome::with_distro("Alone", "[wslr]\nisolatedDistributions = other, ALONE\n");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let line = "tail -n +3 /proc/net/dev | cut -d : -f 1 | tr -d ' '; wslinfo --networking-mode";
+    own.wslr(["sh", "-c", line]).stdout("lo\nnone\n").run();
+    own.wslr(["wslinfo", "--check-connectivity", &place.to_string()])
+        .stderr(format!(
+            "wslinfo: '{place}' ({place}) cannot be connected to: Connection refused (os error 111)\n"
+        ))
+        .status(3)
+        .run();
+    own.wslr(["--shutdown"]).run();
+    own.write(".wslconfig", "");
+    own.wslr(["wslinfo", "--check-connectivity", &place.to_string()])
+        .stdout(format!("'{place}' ({place}) is connected to\n"))
+        .run();
 }
 
 /// `wslr` with these words, to be run by another program.

@@ -15,18 +15,21 @@ use std::process::exit;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, execve};
 
 use super::link::{self, Order, Report};
 use super::systemd::{Progress, Systemd};
-use super::{Options, files, root};
+use super::{Net, Options, files, root};
 use crate::archive::assemble::CONFIGURE;
 use crate::guest::session::login::Logins;
 use crate::guest::session::{self, Handover, Surroundings};
 use crate::guest::sys::{self, Forked, Reaped};
-use crate::protocol::guest::GuestError;
+use crate::guest::{interface, network};
+use crate::network::addresses::mac_of;
+use crate::protocol::guest::{GuestError, Network};
 use crate::protocol::session::StreamKind;
 
 /// How long the distro's processes have between SIGTERM and SIGKILL.
@@ -43,9 +46,15 @@ pub fn run(options: &Options, socket: OwnedFd) -> ! {
         let _ = link::send(&socket, &Report::Failed(failure), &[]);
         exit(1)
     };
+    // Before the distro's own view of the machine is made, which shows the network.
+    let own = match &options.network {
+        Net::Shared => Vec::new(),
+        Net::Own(network) => own_network(network.as_deref())
+            .unwrap_or_else(|error| fail(GuestError::system("making a network", &error))),
+    };
     let entered = root::enter(options).unwrap_or_else(|error| fail(error));
     umask(Mode::from_bits_truncate(entered.conf.umask));
-    let mut warnings = entered.warnings;
+    let mut warnings = [own, entered.warnings].concat();
     let mut stop_limit = GRACE;
     let mut systemd = None;
     if entered.conf.boot.systemd {
@@ -84,6 +93,24 @@ pub fn run(options: &Options, socket: OwnedFd) -> ! {
     // What is left has no say any more.
     let _ = sys::kill(Pid::from_raw(-1), libc::SIGKILL);
     exit(0)
+}
+
+/// Enters a network of the distro's own; that it is not connected is a warning.
+fn own_network(network: Option<&Network>) -> io::Result<Vec<String>> {
+    let machine = interface::Links::open()?;
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    sys::loopback_up()?;
+    let Some(network) = network else { return Ok(Vec::new()) };
+    let own = File::open("/proc/self/ns/net")?;
+    let mac = mac_of(network.guest4.into());
+    let connected = machine
+        .add_below(network::NAME, mac, own.as_fd())
+        .and_then(|()| network::configure(network::NAME, network));
+    Ok(connected
+        .err()
+        .map(|error| format!("the distribution has no network: {error}"))
+        .into_iter()
+        .collect())
 }
 
 fn without_systemd(reason: &str) -> String {

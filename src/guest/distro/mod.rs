@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::sys::{self, Forked};
+use crate::protocol::guest::Network;
 
 /// What a distro is started with.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,8 +45,19 @@ pub struct Options {
     pub init: Option<PathBuf>,
     /// How the distro is connected, in `wsl`'s words; told where there is an `init`.
     pub networking: String,
+    /// Whose network it has.
+    pub network: Net,
     /// The kernel's modules, for `/lib/modules/<release>`.
     pub modules: Option<Modules>,
+}
+
+/// Whose network a distro has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Net {
+    /// That of whoever starts it.
+    Shared,
+    /// Its own, connected in this way where it is connected at all.
+    Own(Option<Box<Network>>),
 }
 
 /// Where a distro's files are.
