@@ -189,7 +189,7 @@ fn a_service_keeps_its_distro_running_and_is_named() {
     let conf = format!("[boot]\ncommand = \"{}\"\n", server.replace('"', "\\\""));
     home.wslr(["cat >/etc/wsl.conf"]).stdin(conf).run();
     home.wslr(["--terminate", "D"]).stdout(DONE).run();
-    let line = "until grep -q . /run/port; do sleep 0.1; done; cat /run/port";
+    let line = "until grep -qs . /run/port; do sleep 0.1; done; cat /run/port";
     let port = String::from_utf8(home.wslr([line]).stdout("[..]").run().stdout).unwrap();
     let wanted = format!("perl listens on TCP port {port}");
     wait_for("the session to end", || reasons(&home) == format!("Running: D ({wanted})"));
