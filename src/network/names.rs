@@ -321,6 +321,37 @@ mod tests {
         assert_eq!(names.progress(&servers, &mut known, now), Progress::Over);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_guest_that_reads_no_answers_costs_a_bounded_amount(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..600),
+        ) {
+            let now = Instant::now();
+            let (mut names, mut end) = Names::new(now).unwrap();
+            // Every other question is known.
+            let mut turn = false;
+            let mut known = |_: &[u8]| {
+                turn = !turn;
+                turn.then(|| vec![7; 200])
+            };
+            let server = TcpListener::bind("127.0.0.1:0").unwrap();
+            let servers = [server.local_addr().unwrap()];
+            for _ in 0..2000 {
+                let written = end.write(&bytes).is_ok();
+                if names.progress(&servers, &mut known, now) == Progress::Over {
+                    break;
+                }
+                let stores = [&names.from_guest, &names.to_guest, &names.from_server, &names.to_server];
+                let waiting: usize = stores.iter().map(|store| store.len()).sum();
+                // A read can hold as many of the shortest questions as it has room for.
+                proptest::prop_assert!(waiting < 4 * LONGEST + 4096 / LENGTH * 202, "{waiting}");
+                if !written {
+                    break;
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_stream_is_over_with_its_guest_or_without_a_server() {
         let now = Instant::now();

@@ -1,6 +1,7 @@
 //! The other end of the guest's cable.
 
 mod inbound;
+mod questions;
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -15,10 +16,10 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::addresses::{Addresses, GATEWAY_MAC, MTU, Place};
 use super::datagram::{self, Port};
-use super::dns::{self, Question};
+use super::dns::Question;
 use super::encode::{self, Encoder, Head};
 use super::hosts::Hosts;
-use super::names::{Names, Progress};
+use super::names::Names;
 use super::packet::{Arp, ICMP, ICMP6, Ipv4, Ipv6, TCP, Tcp, UDP};
 use super::parse::{self, ACK, Content, Packet, RST, SYN, Segment};
 use super::ports::Ports;
@@ -39,9 +40,6 @@ const ROOM: [(usize, usize); 3] = [(32, 1 << 20), (256, 256 << 10), (2048, 32 <<
 const LEAST_ROOM: usize = 8 << 10;
 /// The most ports of UDP and identifiers of echoes.
 const MAXIMUM_PORTS: usize = 4096;
-/// The most questions for names, and the most streams of them.
-const MAXIMUM_QUESTIONS: usize = 512;
-const MAXIMUM_STREAMS: usize = 256;
 /// The most answers kept for a guest that does not take them.
 const MAXIMUM_ANSWERS: usize = 256;
 
@@ -613,104 +611,6 @@ impl Nat {
             Place::Nowhere => {
                 if !is_group(packet.destination) {
                     self.unreachable(packet.source, packet.whole, PROHIBITED);
-                }
-            }
-        }
-    }
-
-    // ---- names ----
-
-    fn question(&mut self, guest: SocketAddr, asked: SocketAddr, message: &[u8], now: Instant) {
-        if let Some(answer) = self.known_name(message) {
-            let frame = self.encoder.udp(asked, guest, &answer);
-            return self.answer(frame);
-        }
-        let servers = self.resolver.servers();
-        let Some(mut question) = Question::new(guest, asked, message, servers, now) else { return };
-        let free = self.questions < MAXIMUM_QUESTIONS;
-        if free && question.ask(now) {
-            self.watch(question);
-        } else {
-            let failure = question.failure(&self.encoder);
-            self.answer(failure);
-        }
-    }
-
-    /// The answer to a question for the host's own name, or one of its `/etc/hosts`.
-    fn known_name(&mut self, message: &[u8]) -> Option<Vec<u8>> {
-        let (name, kind) = dns::asked(message)?;
-        let addresses = &self.addresses;
-        let known = if name == dns::HOST_NAME && self.host_loopback {
-            vec![addresses.host4.into(), addresses.host6.into()]
-        } else if dns::is_for_addresses(kind) {
-            self.hosts.find(&name, addresses, self.host_loopback)?
-        } else {
-            return None;
-        };
-        dns::addresses_answer(message, kind, &known)
-    }
-
-    fn watch(&mut self, question: Question) {
-        let Some(number) = question.socket.as_ref().map(super::socket::Datagrams::number) else {
-            return;
-        };
-        if self.insert(Flow::Question(question), number).is_some() {
-            self.questions += 1;
-        }
-    }
-
-    /// The guest asks for names on a stream.
-    fn ask_for_names(&mut self, packet: &Packet<'_>, segment: &Segment<'_>, now: Instant) {
-        let full = self.connections.len() >= MAXIMUM_CONNECTIONS || self.streams >= MAXIMUM_STREAMS;
-        if full || self.resolver.servers().is_empty() {
-            return self.refuse(segment);
-        }
-        let Ok((names, socket)) = Names::new(now) else { return self.refuse(segment) };
-        let number = names.number();
-        if self.insert(Flow::Names(Box::new(names)), number).is_none() {
-            return self.refuse(segment);
-        }
-        self.streams += 1;
-        self.add_connection(packet, segment, socket, now);
-    }
-
-    /// Moves what can be moved on a stream of questions.
-    fn carry_names(&mut self, id: u64, now: Instant) {
-        // It is taken out for the time in which its questions are looked at.
-        let Some(Flow::Names(mut names)) = self.flows.remove(&id) else { return };
-        let servers = self.resolver.servers().to_vec();
-        let progress = names.progress(&servers, &mut |message| self.known_name(message), now);
-        self.flows.insert(id, Flow::Names(names));
-        let goes_on = match progress {
-            Progress::Continues => true,
-            Progress::Watch(number) => self.report(number, id).is_some(),
-            Progress::Over => false,
-        };
-        if goes_on {
-            self.settle(id);
-        } else {
-            self.remove(id);
-        }
-    }
-
-    /// Takes a question's answer, or asks elsewhere.
-    fn answered(&mut self, id: u64, overdue: bool, now: Instant) {
-        let Some(Flow::Question(question)) = self.flows.get(&id) else { return };
-        match question.receive(&self.encoder, &mut self.scratch) {
-            Ok(None) if !overdue => {}
-            Ok(Some(answer)) => {
-                self.remove(id);
-                self.answer([answer]);
-            }
-            Ok(None) | Err(_) => {
-                let Some(Flow::Question(mut question)) = self.flows.remove(&id) else { return };
-                self.questions -= 1;
-                self.timers.remove(id);
-                if question.ask(now) {
-                    self.watch(question);
-                } else {
-                    let failure = question.failure(&self.encoder);
-                    self.answer(failure);
                 }
             }
         }

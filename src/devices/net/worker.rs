@@ -56,7 +56,7 @@ impl Worker {
             room: Room { ring: receive.0, spare: VecDeque::new(), mergeable, used: false },
             transmit: transmit.0,
             notified: [receive.1, transmit.1],
-            frame: Vec::new(),
+            frame: vec![0; MAXIMUM_FRAME],
         };
         let thread = std::thread::Builder::new().name("net".into()).spawn(move || serving.run())?;
         Ok(Self { stop, thread: Some(thread) })
@@ -80,7 +80,7 @@ struct Serving {
     room: Room,
     transmit: Ring,
     notified: [EventFd; 2],
-    /// A frame of the guest: a copy, so that the guest cannot change it any more.
+    /// Room for a frame of the guest: a copy, so that the guest cannot change it any more.
     frame: Vec<u8>,
 }
 
@@ -153,10 +153,9 @@ impl Serving {
             };
             if let Ok(mut content) = chain.reader(&memory) {
                 let length = content.length();
-                if length <= MAXIMUM_FRAME {
-                    self.frame.resize(length, 0);
-                    content.copy_to(&mut self.frame);
-                    self.link.take(&self.frame);
+                if let Some(frame) = self.frame.get_mut(..length) {
+                    content.copy_to(frame);
+                    self.link.take(frame);
                 }
             }
             self.transmit.add_used(chain.head, 0);
