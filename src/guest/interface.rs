@@ -79,6 +79,14 @@ pub fn bring_up(name: &str) -> io::Result<()> {
     unsafe { call(&control(AddressFamily::Inet)?, libc::SIOCSIFFLAGS, &mut request) }
 }
 
+/// Gives an interface, which is down, another name.
+fn rename(from: &str, to: &str) -> io::Result<()> {
+    let (mut change, new) = (request(from)?, request(to)?);
+    change.ifr_ifru.ifru_newname = new.ifr_name;
+    // SAFETY: the call takes an ifreq.
+    unsafe { call(&control(AddressFamily::Inet)?, libc::SIOCSIFNAME, &mut change) }
+}
+
 /// The number of an interface.
 ///
 /// # Errors
@@ -111,8 +119,9 @@ impl Links {
         Ok(Self(socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?))
     }
 
-    /// Makes an interface of the same name in another network: one that shares the cable
-    /// of this one, with an Ethernet address of its own (rtnetlink(7), macvlan).
+    /// Makes an interface of the same name in another network, which the process is in: one
+    /// that shares the cable of this one, with an Ethernet address of its own (rtnetlink(7),
+    /// macvlan).
     ///
     /// # Errors
     /// The system's.
@@ -127,6 +136,8 @@ impl Links {
         const NETWORK: u16 = 28;
         /// Those that share a cable do not see one another.
         const PRIVATE: u32 = 1;
+        /// Linux before 6.14 wants a name that neither network has.
+        const NEW: &str = "wslr-new";
         let parent = index(&self.0, name)?;
         let mode = attribute(1, &PRIVATE.to_ne_bytes());
         let kind = [attribute(1, b"macvlan"), attribute(2, &mode)].concat();
@@ -134,7 +145,7 @@ impl Links {
             // Nothing of the interface's own header.
             vec![0; 16],
             attribute(LINK, &parent.to_ne_bytes()),
-            attribute(NAME, &[name.as_bytes(), &[0]].concat()),
+            attribute(NAME, &[NEW.as_bytes(), &[0]].concat()),
             attribute(ADDRESS, &mac),
             attribute(NETWORK, &network.as_raw_fd().to_ne_bytes()),
             attribute(INFORMATION, &kind),
@@ -153,7 +164,7 @@ impl Links {
         // An error, of which none is the number zero.
         let error = answer.get(..length).and_then(|answer| answer.get(16..20));
         match error.and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
-            Some(0) => Ok(()),
+            Some(0) => rename(NEW, name),
             Some(error) => Err(io::Error::from_raw_os_error(error.wrapping_neg())),
             None => Err(io::ErrorKind::InvalidData.into()),
         }
