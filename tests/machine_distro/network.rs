@@ -260,7 +260,7 @@ fn slowly(line: &str) -> String {
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
-fn w_b206_apt_installs_packages_and_a_namespace_of_the_users_own_has_the_network() {
+fn long_w_b206_apt_installs_packages_and_a_namespace_of_the_users_own_has_the_network() {
     use_resolver();
     slowly("apt-get -q update");
     let packages = "curl iproute2 nftables";
