@@ -1,5 +1,5 @@
 //! How long the end of everything takes, whatever the guest does (B158): 10 s in good order,
-//! a second by force. A software processor gets half as much again, and two seconds.
+//! a second by force.
 
 use std::io::Read as _;
 use std::process::{Child, Stdio};
@@ -10,8 +10,8 @@ use crate::fixture::{
 };
 
 /// The limit of an orderly end, and of one by force.
-pub const ORDERLY: Duration = Duration::from_secs(15);
-const FORCED: Duration = Duration::from_secs(3);
+pub const ORDERLY: Duration = Duration::from_secs(10);
+const FORCED: Duration = Duration::from_secs(1);
 
 /// The settings of a host of usual speed: a sixth of this time is what an end may take.
 pub fn usual_limits(more: &str) {
