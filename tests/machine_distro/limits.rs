@@ -6,11 +6,11 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::fixture::{
-    ALPHA, BETA, CONFIGURATION, disk, home, in_distro, run_tool, service, service_runs, shell,
+    ALPHA, BETA, CONFIGURATION, ORDERLY, disk, home, in_distro, run_tool, service, service_runs,
+    shell,
 };
 
-/// The limit of an orderly end, and of one by force.
-pub const ORDERLY: Duration = Duration::from_secs(10);
+/// The limit of an end by force.
 const FORCED: Duration = Duration::from_secs(1);
 
 /// The settings of a host of usual speed: a sixth of this time is what an end may take.

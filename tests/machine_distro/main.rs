@@ -11,12 +11,10 @@
 mod support;
 
 mod crashes;
-mod disks;
+#[path = "../support/fixture.rs"]
 mod fixture;
 mod limits;
 mod memory;
-mod network;
-mod packages;
 mod robustness;
 #[path = "../support/soak.rs"]
 mod soak;
@@ -26,7 +24,6 @@ mod words;
 use std::io::{Read, Write};
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -253,18 +250,5 @@ fn m_b128_b131_the_kernel_and_its_words_are_the_users_own() {
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn z_after_a_shutdown_nothing_runs_and_the_disks_are_clean() {
-    shell(ALPHA, "echo last >/root/last");
-    shell(BETA, "true");
-    home().wslr(["--shutdown"]).run();
-    let running = home().wslr(["--list", "--running", "--quiet"]).command().output().unwrap();
-    assert!(running.stdout.is_empty(), "{running:?}");
-    wait_for("the service to leave", || !fixture::service_runs());
-    for distro in [ALPHA, BETA] {
-        fixture::run_tool("e2fsck", &["-fn", fixture::disk(distro).to_str().unwrap()], &[0]);
-    }
-    thread::sleep(Duration::from_millis(100));
-    for distro in [ALPHA, BETA] {
-        home().wslr(["--unregister", distro]).command().output().unwrap();
-    }
-    assert!(home().tree(".local/share/wslr/distros").is_empty());
+    fixture::end();
 }

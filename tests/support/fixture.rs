@@ -1,4 +1,7 @@
-//! The home that all tests of this program share.
+//! The home that the tests of a program share: two distros made from a configured Debian
+//! (`WSLR_TEST_DISTRO`), and a prepared kernel (`WSLR_TEST_DATA`).
+
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::env;
 use std::fs;
@@ -6,7 +9,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::{Home, wait_for};
 
@@ -27,6 +31,9 @@ swap=0
 kernelBootTimeout=300000
 distributionStartTimeout=300000
 ";
+
+/// The limit of an orderly end (B158).
+pub const ORDERLY: Duration = Duration::from_secs(10);
 
 static HOME: OnceLock<Home> = OnceLock::new();
 
@@ -126,4 +133,22 @@ pub fn run_tool(program: &str, arguments: &[&str], statuses: &[i32]) -> Output {
     let status = output.status.code().unwrap_or(-1);
     assert!(statuses.contains(&status), "{program} {arguments:?}: {output:?}");
     output
+}
+
+/// After a shutdown nothing runs, the disks are clean, and nothing is left of the distros.
+pub fn end() {
+    shell(ALPHA, "echo last >/root/last");
+    shell(BETA, "true");
+    home().wslr(["--shutdown"]).run();
+    let running = home().wslr(["--list", "--running", "--quiet"]).command().output().unwrap();
+    assert!(running.stdout.is_empty(), "{running:?}");
+    wait_for("the service to leave", || !service_runs());
+    for distro in [ALPHA, BETA] {
+        run_tool("e2fsck", &["-fn", disk(distro).to_str().unwrap()], &[0]);
+    }
+    thread::sleep(Duration::from_millis(100));
+    for distro in [ALPHA, BETA] {
+        home().wslr(["--unregister", distro]).command().output().unwrap();
+    }
+    assert!(home().tree(".local/share/wslr/distros").is_empty());
 }

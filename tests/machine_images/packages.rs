@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::fixture::{CONFIGURATION, run_tool};
+use crate::fixture::{CONFIGURATION, ORDERLY, run_tool};
 use crate::support::Home;
 
 const ID: &str = "6f2a1a52-7a3c-4d0e-9d3b-0d9f0c6d5a11";
@@ -168,6 +168,6 @@ fn ends_in_time(home: &Home) {
     home.wslr(["--shutdown"]).run();
     let taken = started.elapsed();
     println!("a systemd that does not stop: --shutdown took {taken:?}");
-    assert!(taken < crate::limits::ORDERLY, "{taken:?}");
+    assert!(taken < ORDERLY, "{taken:?}");
     home.write(".wslconfig", CONFIGURATION);
 }

@@ -1,0 +1,138 @@
+//! What needs a machine that was started anew: other settings, another network of the host.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use crate::fixture::{ALPHA, BETA, configure, home, in_distro, run_tool, shell};
+use crate::support::wait_for;
+use crate::{own_address, port, use_resolver};
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn z_b196_an_isolated_distro_has_a_network_of_its_own() {
+    configure(&format!("[wslr]\nisolatedDistributions={BETA}\n"));
+    home().wslr(["--shutdown"]).run();
+    let network = |distro| shell(distro, "readlink /proc/self/ns/net");
+    assert_ne!(network(ALPHA), network(BETA));
+    let told = shell(BETA, "ls /sys/class/net | xargs; wslinfo --networking-mode");
+    assert_eq!(told, "eth0 lo\nnat\n");
+    let host = own_address();
+    let listener = TcpListener::bind((host, 0)).unwrap();
+    let number = listener.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        listener.accept().unwrap().0.write_all(b"of the machine").unwrap();
+    });
+    let read = |place: &str| {
+        let line = format!("exec 3<>/dev/tcp/{place} && cat <&3");
+        in_distro(BETA, &["bash", "-c", &line])
+    };
+    let output = read(&format!("{host}/{number}"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "of the machine", "{output:?}");
+    server.join().unwrap();
+    // Names are found, the host's loopback is not.
+    shell(BETA, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
+    shell(BETA, "getent hosts deb.debian.org");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = listener.local_addr().unwrap().port();
+    assert!(!read(&format!("host.wslr.internal/{number}")).status.success());
+    // Both listen on one port, of which one is the host's.
+    let server = |what: &str| {
+        format!(
+            "$s = IO::Socket::IP->new(LocalPort => 8221, Listen => 5) or die $!; $| = 1; \
+             print 'listens'; while ($c = $s->accept) {{ print $c '{what}'; close $c }}"
+        )
+    };
+    let mut sessions = [BETA, ALPHA].map(|distro| {
+        let mut test = home().wslr(["-d", distro, "--", "perl", "-MIO::Socket::IP", "-e"]);
+        let command = test.command().arg(server(distro)).stdin(std::process::Stdio::null());
+        let mut session = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 7];
+        session.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"listens", "{distro}");
+        session
+    });
+    wait_for("the port", || TcpStream::connect("127.0.0.1:8221").is_ok());
+    let mut answer = String::new();
+    TcpStream::connect("127.0.0.1:8221").unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, ALPHA);
+    assert_eq!(port(8221).unwrap()["distribution"], ALPHA);
+    for session in &mut sessions {
+        session.kill().unwrap();
+        session.wait().unwrap();
+    }
+    configure("");
+    home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn z_b197_ipv6_reaches_another_host_from_end_to_end() {
+    let ip_with =
+        |line: &str, statuses| run_tool("ip", &line.split(' ').collect::<Vec<_>>(), statuses);
+    let ip = |line| ip_with(line, &[0]);
+    ip("netns add other");
+    ip("link add six0 type veth peer name six1 netns other");
+    ip("-6 addr add 2001:db8:5::1/64 dev six0 nodad");
+    ip("link set six0 up");
+    ip("-n other -6 addr add 2001:db8:5::2/64 dev six1 nodad");
+    ip("-n other link set six1 up");
+    // What decides whether the distro has a way out by IPv6; one may be there.
+    ip_with("-6 route add default via 2001:db8:5::2", &[0, 2]);
+    home().wslr(["--shutdown"]).run();
+    let other = fs::File::open("/run/netns/other").unwrap();
+    let server = thread::spawn(move || {
+        nix::sched::setns(other, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let listener = TcpListener::bind("[2001:db8:5::2]:8300").unwrap();
+        let (mut stream, from) = listener.accept().unwrap();
+        let mut question = [0; 8];
+        stream.read_exact(&mut question).unwrap();
+        stream.write_all(b"of the other host").unwrap();
+        (question, from.ip())
+    });
+    let line = "exec 3<>/dev/tcp/2001:db8:5::2/8300; printf question >&3; cat <&3";
+    let output = in_distro(ALPHA, &["bash", "-c", line]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "of the other host", "{output:?}");
+    let (question, from) = server.join().unwrap();
+    assert_eq!((&question, from), (b"question", "2001:db8:5::1".parse().unwrap()));
+    // Nobody listens there any more.
+    let output = in_distro(ALPHA, &["bash", "-c", line]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Connection refused"), "{output:?}");
+    ip("link delete six0");
+    ip("netns delete other");
+    home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
+    configure("networkingMode=none\n");
+    home().wslr(["--shutdown"]).run();
+    assert_eq!(shell(ALPHA, "ls /sys/class/net; wslinfo --networking-mode"), "lo\nnone\n");
+    configure("networkingMode=mirrored\nlocalhostForwarding=false\n[wslr]\nhostLoopback=false\n");
+    home().wslr(["--shutdown"]).run();
+    let output = in_distro(ALPHA, &["wslinfo", "-n", "--networking-mode"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("falling back to networkingMode nat"), "{said}");
+    assert_eq!(output.stdout, b"nat");
+    // Neither way through the loopback addresses.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = listener.local_addr().unwrap().port();
+    use_resolver();
+    let line = format!("exec 3<>/dev/tcp/host.wslr.internal/{number}");
+    assert!(!in_distro(ALPHA, &["bash", "-c", &line]).status.success());
+    let server = "$s = IO::Socket::IP->new(LocalPort => 8203, Listen => 5) or die $!; \
+                  $| = 1; print 'listens'; sleep 3600";
+    let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", server]);
+    let output = test.command().stdin(std::process::Stdio::null());
+    let mut session = output.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 7];
+    session.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!((&said, port(8203)), (b"listens", None));
+    assert!(TcpStream::connect("127.0.0.1:8203").is_err());
+    session.kill().unwrap();
+    session.wait().unwrap();
+    configure("");
+    home().wslr(["--shutdown"]).run();
+}
