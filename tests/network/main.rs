@@ -9,6 +9,7 @@
 
 mod crowds;
 mod forbidden;
+mod hostile;
 mod inbound;
 mod isolation;
 mod link;
