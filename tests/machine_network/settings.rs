@@ -106,6 +106,33 @@ fn z_b197_ipv6_reaches_another_host_from_end_to_end() {
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
+fn z_b205_a_kernel_without_ipv6_has_its_ports_on_the_host_all_the_same() {
+    configure("kernelCommandLine=ipv6.disable=1\n");
+    home().wslr(["--shutdown"]).run();
+    assert_eq!(shell(ALPHA, "ls /proc/net/if_inet6 2>/dev/null || true"), "");
+    let server = "$s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 8231, \
+                  Listen => 5) or die $!; while ($c = $s->accept) { print $c 'four'; close $c }";
+    let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::INET", "-e", server]);
+    let mut session = test.command().stdin(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("the port", || TcpStream::connect("127.0.0.1:8231").is_ok());
+    let mut answer = String::new();
+    TcpStream::connect("127.0.0.1:8231").unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "four");
+    // And the other way.
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let place = listener.local_addr().unwrap();
+    let server = thread::spawn(move || listener.accept().unwrap().0.write_all(b"host").unwrap());
+    let line = format!("exec 3<>/dev/tcp/{}/{}; cat <&3", place.ip(), place.port());
+    assert_eq!(in_distro(ALPHA, &["bash", "-c", &line]).stdout, b"host");
+    server.join().unwrap();
+    session.kill().unwrap();
+    session.wait().unwrap();
+    configure("");
+    home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
 fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
     configure("networkingMode=none\n");
     home().wslr(["--shutdown"]).run();
