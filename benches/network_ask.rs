@@ -79,9 +79,7 @@ fn measure(what: &str, mut once: impl FnMut(u16) -> bool) {
 fn ask(address: &str, resolver: &str) {
     let mut stream = TcpStream::connect((address, ECHO)).unwrap();
     stream.set_nodelay(true).unwrap();
-    measure("requests", |_| {
-        stream.write_all(&[1]).is_ok() && stream.read_exact(&mut [0]).is_ok()
-    });
+    measure("requests", |_| stream.write_all(&[1]).is_ok() && stream.read_exact(&mut [0]).is_ok());
     measure("connections", |_| {
         let stream = TcpStream::connect((address, GREETER));
         stream.and_then(|mut stream| stream.read_exact(&mut [0])).is_ok()

@@ -10,7 +10,7 @@ use crate::support::wait_for;
 use crate::{port, use_resolver};
 
 /// Runs a line that takes long, and says so at once: a silent machine would be ended.
-fn slowly(line: &str) -> String {
+pub fn slowly(line: &str) -> String {
     let started = Instant::now();
     let output = in_distro(ALPHA, &["sh", "-c", line]);
     let told = format!("{line}: {:?}\n", started.elapsed());
