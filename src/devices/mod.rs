@@ -108,10 +108,14 @@ pub trait VirtioDevice: fmt::Debug + Send {
     fn queue_sizes(&self) -> &[u16];
     /// The features the device offers, `VIRTIO_F_VERSION_1` included.
     fn features(&self) -> u64;
-    /// Reads from the device's configuration space; bytes beyond it read zero.
-    fn read_configuration(&self, offset: u64, data: &mut [u8]);
-    /// Writes to the configuration space; what cannot be written is ignored.
-    fn write_configuration(&mut self, offset: u64, data: &[u8]);
+    /// Reads from the device's configuration space; bytes beyond it read zero. All do where a
+    /// device does not say otherwise.
+    fn read_configuration(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+    /// Writes to the configuration space; what cannot be written is ignored, by most devices
+    /// all.
+    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
     /// The driver is ready: start serving the queues.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ const QUEUE_SIZES: [u16; 5] = [64; 5];
 /// The first queue that can be the one for reports.
 pub const FIRST_REPORTING: usize = 2;
 
-/// The balloon.
+/// The balloon. Its configuration space is zero: no pages are wanted in it, and none are.
 #[derive(Debug, Default)]
 pub struct Balloon {
     worker: Option<Worker>,
@@ -44,13 +44,6 @@ impl VirtioDevice for Balloon {
     fn features(&self) -> u64 {
         (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX) | (1 << REPORTING)
     }
-
-    /// How many pages are wanted in the balloon, and how many are: none.
-    fn read_configuration(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.worker = Some(worker::start(activation)?);

@@ -49,13 +49,6 @@ impl VirtioDevice for Console {
             | (1 << VIRTIO_RING_F_INDIRECT_DESC)
     }
 
-    fn read_configuration(&self, _offset: u64, data: &mut [u8]) {
-        // Neither a size nor several ports are offered.
-        data.fill(0);
-    }
-
-    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.worker = Some(worker::start(activation, Arc::clone(&self.log))?);
         Ok(())

@@ -92,8 +92,6 @@ impl VirtioDevice for NetDevice {
         read_space(&self.configuration(), offset, data);
     }
 
-    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.worker = None;
         let resources = |source| ActivationError::Resources { device: "net", source };

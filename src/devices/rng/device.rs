@@ -35,12 +35,6 @@ impl VirtioDevice for Rng {
         (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX)
     }
 
-    fn read_configuration(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.worker = Some(worker::start(activation)?);
         Ok(())

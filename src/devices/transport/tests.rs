@@ -47,8 +47,6 @@ impl VirtioDevice for Recorder {
         data.fill(offset as u8);
     }
 
-    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         let mut record = self.record.lock().unwrap();
         let queues = activation.queues.iter();

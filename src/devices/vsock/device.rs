@@ -61,8 +61,6 @@ impl VirtioDevice for VsockDevice {
         read_space(&GUEST_CID.to_le_bytes(), offset, data);
     }
 
-    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, activation: Activation) -> Result<(), ActivationError> {
         self.worker = None;
         let resources = |source| ActivationError::Resources { device: "vsock", source };
