@@ -36,6 +36,9 @@ const MAXIMUM_CALLS: u32 = 4;
 const MAXIMUM_REPETITIONS: u32 = 7;
 /// How long a silent connection is taken for alive before the guest is asked.
 const SILENCE: Duration = Duration::from_secs(600);
+/// The same where the host has said its last: a guest whose reset was lost says nothing more,
+/// and a system keeps such an end of its own no longer (`tcp_fin_timeout`).
+const LAST_SILENCE: Duration = Duration::from_secs(60);
 /// After how long without a byte on its way a connection gives memory back.
 const QUIET: Duration = Duration::from_secs(1);
 /// Acknowledgments of the same byte that tell of a gap (RFC 5681, 3.2).
@@ -569,7 +572,13 @@ impl Connection {
 
     /// How long it may be silent before something is to be done.
     fn silence(&self) -> Duration {
-        if self.sent.is_untidy() || self.backlog.is_untidy() { QUIET } else { SILENCE }
+        if self.sent.is_untidy() || self.backlog.is_untidy() {
+            QUIET
+        } else if self.end_acknowledged {
+            LAST_SILENCE
+        } else {
+            SILENCE
+        }
     }
 
     /// Whether something is on its way to the guest, or wants to be.
@@ -724,7 +733,7 @@ impl Connection {
             self.sent.tidy();
             self.backlog.tidy();
             self.reading = READ.0;
-            self.deadline = now + SILENCE;
+            self.deadline = now + self.silence();
             return Verdict::Continues;
         }
         if self.phase == Phase::Calling && self.repetitions >= MAXIMUM_CALLS {

@@ -1,10 +1,11 @@
 //! A guest that sends anything at all.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use vmm_sys_util::epoll::EventSet;
 
 use super::addresses::Addresses;
 use super::encode::{Encoder, Head};
@@ -12,6 +13,7 @@ use super::nat::{Nat, Settings};
 use super::packet::{self, ETHERNET, OFFLOAD};
 use super::parse::{self, Content};
 use super::ports::Ports;
+use super::tcp::{Connection, Given, Verdict};
 use crate::devices::net::{Link as _, Offloads};
 
 fn nat() -> Nat {
@@ -107,7 +109,7 @@ fn no_frame_opens_a_socket_to_what_is_the_hosts_own() {
     // All that a host might trust because it comes from itself or its link, in frames that no
     // route of a guest would make.
     let mut nat = nat();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let encoder = Encoder { gateway: [2; 6], offloads: Offloads::default() };
     for host in [
@@ -143,6 +145,61 @@ fn no_frame_opens_a_socket_to_what_is_the_hosts_own() {
     }
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err());
+}
+
+#[test]
+fn a_guest_that_is_silent_after_the_hosts_end_is_soon_asked_for_a_sign_of_life() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let destination = "192.0.2.1:80".parse().unwrap();
+    let of_guest = |sequence, acknowledgment, flags| parse::Segment {
+        source: source(destination),
+        destination,
+        sequence,
+        acknowledgment,
+        flags,
+        window: 1000,
+        maximum: None,
+        scale: None,
+        data: &[],
+    };
+    let encoder = Encoder { gateway: [2; 6], offloads: Offloads::default() };
+    let start = Instant::now();
+    let first = of_guest(10, 0, parse::SYN);
+    let mut connection = Connection::new(&first, &[], socket, 100, 1 << 16, start);
+    let sent = |connection: &mut Connection, now| {
+        let mut bytes = Vec::new();
+        let mut keep = |pieces: &[std::io::IoSlice<'_>]| {
+            bytes = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+            true
+        };
+        let given = connection.give(&encoder, &mut Vec::new(), &mut keep, now);
+        assert_eq!(given, (Given::Taken, Verdict::Continues));
+        let Some(Content::Packet(packet)) = parse::frame(&bytes) else { panic!("{bytes:?}") };
+        let segment = packet.tcp().unwrap();
+        (segment.sequence, segment.flags)
+    };
+    connection.socket_event(EventSet::OUT, start);
+    assert_eq!(sent(&mut connection, start), (100, parse::SYN | parse::ACK));
+    connection.segment(&of_guest(11, 101, parse::ACK), start);
+    let quiet = connection.deadline() - start;
+    drop(listener.accept().unwrap());
+    connection.socket_event(EventSet::IN | EventSet::READ_HANG_UP, start);
+    assert_eq!(sent(&mut connection, start), (101, parse::FIN | parse::ACK));
+    connection.segment(&of_guest(11, 102, parse::ACK), start);
+    let last = connection.deadline() - start;
+    assert!(last <= Duration::from_secs(60) && last < quiet, "{last:?} {quiet:?}");
+    // The question, and an answer: it lives on.
+    let later = start + last;
+    assert_eq!(connection.expire(later), Verdict::Continues);
+    assert_eq!(sent(&mut connection, later), (101, parse::ACK));
+    assert_eq!(connection.segment(&of_guest(11, 102, parse::ACK), later), Verdict::Continues);
+    assert_eq!(connection.deadline() - later, last);
+    // None: the guest's kernel resets what it does not know any more.
+    connection.expire(later + last);
+    let reset = of_guest(11, 102, parse::RST);
+    assert_eq!(connection.segment(&reset, later + last), Verdict::Over);
 }
 
 #[test]

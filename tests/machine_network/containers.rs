@@ -67,7 +67,7 @@ fn long_w_b206_apt_installs_packages_and_a_namespace_of_the_users_own_has_the_ne
 fn long_x_docker_publishes_a_port_and_its_containers_find_names() {
     use_resolver();
     slowly("apt-get -q update");
-    let packages = "busybox-static docker.io iptables";
+    let packages = "busybox-static docker-cli docker.io iptables";
     let install = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install";
     slowly(&format!("{install} {packages}"));
     let mut test = home().wslr(["-d", ALPHA, "--", "sh", "-c", "dockerd >/tmp/dockerd.log 2>&1"]);
