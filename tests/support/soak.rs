@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -26,12 +27,21 @@ pub struct Soak<'a> {
     pub limit: Duration,
 }
 
+/// A command that runs beside what is done.
+struct Beside {
+    child: Child,
+    /// A word when it runs; the end of the channel where it ends before.
+    word: Receiver<()>,
+    /// The word was there.
+    runs: bool,
+}
+
 /// The state of a run.
 struct Run<'a> {
     soak: Soak<'a>,
     random: StdRng,
     /// Commands that run beside; how they end is not of interest, but that they do.
-    beside: Vec<Child>,
+    beside: Vec<Beside>,
     step: u32,
     what: String,
 }
@@ -50,6 +60,8 @@ impl Soak<'_> {
         while Instant::now() < end {
             run.step();
         }
+        run.shutdown(&[]);
+        // A command that began late has begun all anew.
         run.shutdown(&[]);
         println!("soak: {} operations", run.step);
     }
@@ -194,19 +206,36 @@ impl Run<'_> {
 
     /// Leaves a command running that ends with its distro at the latest.
     fn leave_beside(&mut self) {
-        let distro = self.distro();
+        let (distro, is_awaited) = (self.distro(), self.random.gen_bool(0.5));
         self.begin(format!("{distro} goes on"));
-        if self.beside.len() < 8 {
-            let child = self.start(&distro, &["sleep", "100000"]);
-            self.beside.push(child);
+        if self.beside.len() >= 8 {
+            return;
         }
+        let mut child = self.start(&distro, &["sh", "-c", "echo; exec sleep 100000"]);
+        let mut stdout = child.stdout.take().unwrap();
+        let (tell, word) = channel();
+        thread::spawn(move || stdout.read_exact(&mut [0]).map(|()| tell.send(())));
+        let mut beside = Beside { child, word, runs: false };
+        if is_awaited {
+            assert!(self.runs(&mut beside), "step {}: {}", self.step, self.what);
+        }
+        self.beside.push(beside);
+    }
+
+    /// Waits until a command runs or has ended, and says whether it runs.
+    fn runs(&self, beside: &mut Beside) -> bool {
+        let word = beside.word.recv_timeout(self.soak.limit);
+        let hangs = word == Err(RecvTimeoutError::Timeout);
+        assert!(!hangs, "step {}: a command neither runs nor ends: {}", self.step, self.what);
+        beside.runs = word.is_ok();
+        beside.runs
     }
 
     fn kill_a_client(&mut self) {
         self.begin("a client is killed");
         if !self.beside.is_empty() {
             let at = self.random.gen_range(0..self.beside.len());
-            let mut child = self.beside.swap_remove(at);
+            let mut child = self.beside.swap_remove(at).child;
             let _ = child.kill();
             self.end(&mut child);
         }
@@ -248,10 +277,15 @@ impl Run<'_> {
         self.end_beside();
     }
 
-    /// All that ran beside has ended with what it ran in.
+    /// All that ran beside has ended with what it ran in. What had not begun may have found
+    /// the end over, and begins after it.
     fn end_beside(&mut self) {
-        for mut child in std::mem::take(&mut self.beside) {
-            assert!(!self.end(&mut child).success(), "step {}: {}", self.step, self.what);
+        for mut beside in std::mem::take(&mut self.beside) {
+            if !beside.runs && self.runs(&mut beside) {
+                let _ = beside.child.kill();
+            }
+            let status = self.end(&mut beside.child);
+            assert!(!status.success(), "step {}: {}", self.step, self.what);
         }
     }
 
