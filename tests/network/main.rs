@@ -13,6 +13,7 @@ mod inbound;
 mod isolation;
 mod link;
 mod listeners;
+mod mirrored;
 mod names;
 
 use std::fs;
