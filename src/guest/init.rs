@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::distro::{self, Kernel, Modules, Net, Options, link};
 use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
-use super::mirror::Mirror;
+use super::mirror::{self, Mirror};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
 use super::{boot, cgroup, crash, disk, interface, log, memory, modules, network, sys, volume};
@@ -166,7 +166,12 @@ impl Platform for VirtualMachine {
         }
         let Configure { modules, swap, network, load_modules, .. } = configure;
         self.load_modules = load_modules;
-        let network = network.map(|network| self.mirror(network, &mut warnings));
+        let network = network.map(|network| {
+            let (network, mirror, warning) = mirror::prepare(network, Mirror::new);
+            self.mirror = mirror;
+            warnings.extend(warning);
+            network
+        });
         self.network.clone_from(&network);
         if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
@@ -319,26 +324,6 @@ impl Platform for VirtualMachine {
 }
 
 impl VirtualMachine {
-    /// Prepares for ports that are the host's and distros' alike, where they are to be. A
-    /// kernel that cannot do it has the network that it can have, and the user a warning.
-    fn mirror(&mut self, mut network: Network, warnings: &mut Vec<String>) -> Network {
-        let Some(mirrored) = network.mirrored else { return network };
-        match Mirror::new(mirrored.host) {
-            Ok(mirror) => self.mirror = Some(mirror),
-            Err(error) => {
-                let nat = Mode::Nat.name();
-                warnings.push(format!(
-                    "networkingMode {} is not available with this kernel ({error}), falling back \
-                     to networkingMode {nat}",
-                    network.mode
-                ));
-                network.mode = nat.to_owned();
-                network.mirrored = None;
-            }
-        }
-        network
-    }
-
     /// What a distro is told of how it is connected. The ports of one that is isolated are its
     /// own in every mode.
     fn mode(&self, isolated: bool) -> &str {

@@ -155,8 +155,8 @@ fn b213_the_loopback_address_reaches_the_host_where_it_has_the_port() {
         return;
     }
     let link = Link::with(Options { mirrored: true, ..Options::default() });
-    speaker(&link, address("127.0.0.1", 8310), "by four", 3);
-    speaker(&link, address("::1", 8310), "by six", 1);
+    speaker(&link, address("127.0.0.1", 8310), "by four", 4);
+    speaker(&link, address("::1", 8310), "by six", 2);
     let mut mirror = link.in_guest({
         let host = (link.addresses.host4, link.addresses.host6);
         move || {
@@ -173,12 +173,32 @@ fn b213_the_loopback_address_reaches_the_host_where_it_has_the_port() {
         assert_eq!(ask(address("127.0.0.1", 8310)), "by four");
         assert_eq!(ask(address("::ffff:127.0.0.1", 8310)), "by four");
         assert_eq!(ask(address("::1", 8310)), "by six");
+        // The unspecified address means the same.
+        for (place, said) in [("0.0.0.0", "by four"), ("::", "by six")] {
+            let mut stream = connect(address(place, 8310));
+            assert!(stream.peer_addr().unwrap().ip().is_loopback(), "{place}");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            assert_eq!(text, said, "{place}");
+        }
         // By its own name it is what it is.
         assert_eq!(ask(alias), "by four");
         // Nobody has one, and the host no more has the other.
         refused(address("127.0.0.1", 8311));
         refused(address("127.0.0.1", 8312));
         refused(address("::1", 8312));
+        // Nor does it reach who is bound to the loopback address, and gets no answer there.
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket};
+        for loopback in ["127.0.0.1", "::1"] {
+            let place = address(loopback, 8310);
+            let family = if place.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+            let here = SockaddrStorage::from(address(loopback, 0));
+            nix::sys::socket::bind(number, &here).unwrap();
+            let result = nix::sys::socket::connect(number, &SockaddrStorage::from(place));
+            assert_eq!(result, Err(nix::errno::Errno::ECONNREFUSED), "{loopback}");
+        }
     });
     // Who listens here comes first, on the address that is meant.
     speaker(&link, address("127.0.0.1", 8313), "of the host", 1);

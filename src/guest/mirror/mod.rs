@@ -14,8 +14,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::listeners::bpf::{self, Hook, Map, MapKind, Program};
+use crate::config::networking::Mode;
 use crate::network::ports;
-use crate::protocol::guest::{HostPorts, Transport};
+use crate::protocol::guest::{HostPorts, Network, Transport};
 pub use programs::Host;
 use programs::{Maps, Version};
 
@@ -24,6 +25,30 @@ const MAXIMUM_LED: u32 = 8192;
 
 /// The ports that the kernel does not give to whom does not care.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// The network of a machine, what mirrors the host's ports where it is to have that, and a
+/// warning. A kernel that cannot do it has the network that it can have. `new` is
+/// [`Mirror::new`].
+pub fn prepare(
+    mut network: Network,
+    new: impl FnOnce(Option<Host>) -> io::Result<Mirror>,
+) -> (Network, Option<Mirror>, Option<String>) {
+    let Some(mirrored) = network.mirrored else { return (network, None, None) };
+    match new(mirrored.host) {
+        Ok(mirror) => (network, Some(mirror), None),
+        Err(error) => {
+            let nat = Mode::Nat.name();
+            let warning = format!(
+                "networkingMode {} is not available with this kernel ({error}), falling back to \
+                 networkingMode {nat}",
+                network.mode
+            );
+            network.mode = nat.to_owned();
+            network.mirrored = None;
+            (network, None, Some(warning))
+        }
+    }
+}
 
 /// The programs, and what the host has.
 #[derive(Debug)]
@@ -110,5 +135,39 @@ impl Mirror {
             let _ = fs::write(RESERVED, format!("{reserved}\n"));
             self.reserved = reserved;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+    use crate::protocol::guest::Mirrored;
+
+    #[test]
+    fn b209_a_kernel_that_takes_no_programs_has_the_network_of_nat() {
+        let network = Network {
+            mode: "mirrored".to_owned(),
+            guest4: Ipv4Addr::UNSPECIFIED,
+            gateway4: Ipv4Addr::UNSPECIFIED,
+            prefix4: 24,
+            guest6: Ipv6Addr::UNSPECIFIED,
+            gateway6: Ipv6Addr::UNSPECIFIED,
+            prefix6: 64,
+            routes6: false,
+            caller: None,
+            mirrored: Some(Mirrored { host: None }),
+            resolver: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            search: None,
+        };
+        let refuse = |_| Err(io::ErrorKind::InvalidInput.into());
+        let (network, mirror, warning) = prepare(network, refuse);
+        assert_eq!((network.mode.as_str(), network.mirrored), ("nat", None));
+        assert!(mirror.is_none());
+        assert!(warning.unwrap().ends_with("falling back to networkingMode nat"));
+        // Nothing is tried where nothing is asked for.
+        let (_, mirror, warning) = prepare(network, |_| panic!());
+        assert!(mirror.is_none() && warning.is_none());
     }
 }

@@ -205,8 +205,9 @@ fn put_all(program: &mut Assembler, address: Ipv6Addr) {
     }
 }
 
-/// Before `connect`, or a datagram that says where it goes: what is for the loopback address
-/// and nobody here is led to the host, where that has the port.
+/// Before `connect`, or a datagram that says where it goes: what is for the loopback address,
+/// or the unspecified one, which means the same, and for nobody here, is led to the host where
+/// that has the port.
 #[must_use]
 pub fn lead(maps: &Maps, (host4, host6): Host, version: Version) -> Vec<Instruction> {
     let mut program = Assembler::default();
@@ -232,7 +233,10 @@ pub fn lead(maps: &Maps, (host4, host6): Host, version: Version) -> Vec<Instruct
         program.place(elsewhere);
         take_apart(&mut program, mapped, end);
         program.if_not(R2, 0, end);
+        let meant = program.label();
+        program.if_is(R3, 0, meant);
         program.if_not(R3, LOOPBACK6, end);
+        program.place(meant);
         host_has(&mut program, maps, end);
         program.set(R4, LOOPBACK6.cast_signed());
         nobody_has(&mut program, LENGTH6, end);
@@ -243,7 +247,10 @@ pub fn lead(maps: &Maps, (host4, host6): Host, version: Version) -> Vec<Instruct
     } else {
         program.load(R3, R6, ADDRESS4);
     }
+    let meant = program.label();
+    program.if_is(R3, 0, meant);
     program.if_not(R3, LOOPBACK4, end);
+    program.place(meant);
     host_has(&mut program, maps, end);
     program.set(R4, LOOPBACK4.cast_signed());
     nobody_has(&mut program, LENGTH4, end);
