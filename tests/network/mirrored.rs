@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket};
 use wslr::guest::interface;
 use wslr::guest::mirror::Mirror;
 use wslr::network::host_ports::Watch;
@@ -56,6 +57,16 @@ fn binds(transport: Transport, place: SocketAddr) -> bool {
     }
 }
 
+/// A socket of MPTCP.
+fn multipath() -> Result<OwnedFd, Error> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    let number = unsafe { libc::socket(libc::AF_INET, kind, libc::IPPROTO_MPTCP) };
+    match number {
+        -1 => Err(Error::last_os_error()),
+        number => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+    }
+}
+
 #[test]
 fn b213_a_port_that_the_host_has_cannot_be_bound_until_it_is_free() {
     if !is_root_of_machine() {
@@ -74,6 +85,15 @@ fn b213_a_port_that_the_host_has_cannot_be_bound_until_it_is_free() {
     };
     // Each of the two for itself.
     may([false, true, true, false, false, false]);
+    // Go's listeners.
+    match multipath() {
+        Ok(socket) => {
+            let place = SockaddrStorage::from(address("127.0.0.1", 8301));
+            let result = nix::sys::socket::bind(socket.as_raw_fd(), &place);
+            assert_eq!(result, Err(nix::errno::Errno::EADDRINUSE));
+        }
+        Err(error) => eprintln!("no connections by several paths here: {error}"),
+    }
     // Others are not the host's: other addresses, other ports, other namespaces.
     for place in ["127.0.0.53:8303", "127.0.0.1:8304"] {
         let place = place.parse().unwrap();
@@ -112,7 +132,6 @@ fn b214_the_kernel_does_not_choose_a_port_that_the_host_has() {
         assert_eq!(chosen(&TcpListener::bind(address(place, 0)).unwrap()), 40002, "{place}");
     }
     // Without binding at all.
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     let unbound = |kind| socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
     let listener = unbound(SockType::Stream);
     listen(&listener);
@@ -155,7 +174,7 @@ fn b213_the_loopback_address_reaches_the_host_where_it_has_the_port() {
         return;
     }
     let link = Link::with(Options { mirrored: true, ..Options::default() });
-    speaker(&link, address("127.0.0.1", 8310), "by four", 4);
+    speaker(&link, address("127.0.0.1", 8310), "by four", 5);
     speaker(&link, address("::1", 8310), "by six", 2);
     let mut mirror = link.in_guest({
         let host = (link.addresses.host4, link.addresses.host6);
@@ -181,6 +200,13 @@ fn b213_the_loopback_address_reaches_the_host_where_it_has_the_port() {
             stream.read_to_string(&mut text).unwrap();
             assert_eq!(text, said, "{place}");
         }
+        if let Ok(socket) = multipath() {
+            let place = SockaddrStorage::from(address("127.0.0.1", 8310));
+            nix::sys::socket::connect(socket.as_raw_fd(), &place).unwrap();
+            let mut text = String::new();
+            fs::File::from(socket).read_to_string(&mut text).unwrap();
+            assert_eq!(text, "by four");
+        }
         // By its own name it is what it is.
         assert_eq!(ask(alias), "by four");
         // Nobody has one, and the host no more has the other.
@@ -188,12 +214,11 @@ fn b213_the_loopback_address_reaches_the_host_where_it_has_the_port() {
         refused(address("127.0.0.1", 8312));
         refused(address("::1", 8312));
         // Nor does it reach who is bound to the loopback address, and gets no answer there.
-        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket};
         for loopback in ["127.0.0.1", "::1"] {
             let place = address(loopback, 8310);
             let family = if place.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-            let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+            let number = socket.as_raw_fd();
             let here = SockaddrStorage::from(address(loopback, 0));
             nix::sys::socket::bind(number, &here).unwrap();
             let result = nix::sys::socket::connect(number, &SockaddrStorage::from(place));
