@@ -1,23 +1,23 @@
 //! The ports on which programs of the host listen, beside this process.
 //!
 //! Those that a distro has are on the host by sockets of this process: they are not the host's.
-//! The tables are read and not asked for by netlink, whose modules not every host has; of
-//! TCP's the listeners come first, and the rest is not read.
+//! The kernel is asked; one that does not answer, for a module that is not there and cannot be
+//! loaded, has tables to read.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
+use std::net::SocketAddr;
 
 use super::ports::{self, Port};
+use super::socket_diagnostics;
 use super::socket_table::{LISTENING, Row, WITHOUT_PEER, inode_of_link};
 use crate::protocol::guest::{HostPorts, Transport};
 
 /// The tables, of the network that this thread is in.
-const TABLES: [(&str, Transport, u8); 4] = [
-    ("/proc/thread-self/net/tcp", Transport::Tcp, LISTENING),
-    ("/proc/thread-self/net/tcp6", Transport::Tcp, LISTENING),
-    ("/proc/thread-self/net/udp", Transport::Udp, WITHOUT_PEER),
-    ("/proc/thread-self/net/udp6", Transport::Udp, WITHOUT_PEER),
+const TABLES: [(Transport, [&str; 2], u8); 2] = [
+    (Transport::Tcp, ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"], LISTENING),
+    (Transport::Udp, ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"], WITHOUT_PEER),
 ];
 /// The sockets of this process.
 const OWN: &str = "/proc/self/fd";
@@ -73,25 +73,13 @@ impl Watch {
     fn look(&self) -> io::Result<BTreeSet<Socket>> {
         let chosen = ports::chosen();
         let mut sockets = BTreeSet::new();
-        for (path, transport, state) in TABLES {
-            let file = match File::open(path) {
-                Ok(file) => file,
-                // There is no IPv6.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for line in BufReader::new(file).lines().skip(1) {
-                let Some(row) = Row::parse(&line?) else { continue };
-                if row.state != state {
-                    match transport {
-                        Transport::Tcp => break,
-                        Transport::Udp => continue,
-                    }
-                }
-                let port = (transport, row.local.port());
-                if ports::is_shared(port, row.local.ip(), chosen) && !self.ignored.contains(&port.1)
-                {
-                    sockets.insert((row.inode, port));
+        for (transport, tables, state) in TABLES {
+            let found = socket_diagnostics::listening(transport)
+                .or_else(|_| read(transport, tables, state))?;
+            for (place, inode) in found {
+                let port = (transport, place.port());
+                if ports::is_shared(port, place.ip(), chosen) && !self.ignored.contains(&port.1) {
+                    sockets.insert((inode, port));
                 }
             }
         }
@@ -99,8 +87,52 @@ impl Watch {
     }
 }
 
+/// Reads tables.
+fn read(transport: Transport, tables: [&str; 2], state: u8) -> io::Result<Vec<(SocketAddr, u64)>> {
+    let mut found = Vec::new();
+    for path in tables {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            // There is no IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for line in BufReader::new(file).lines().skip(1) {
+            match Row::parse(&line?) {
+                Some(row) if row.state == state => found.push((row.local, row.inode)),
+                // Listeners come first.
+                Some(_) if transport == Transport::Tcp => break,
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The inodes of this process's sockets.
 fn own() -> io::Result<HashSet<u64>> {
     let links = fs::read_dir(OWN)?.flatten().filter_map(|file| fs::read_link(file.path()).ok());
     Ok(links.filter_map(|target| inode_of_link(target.to_str()?)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn the_tables_say_what_the_kernel_does() {
+        let (listener, datagrams) =
+            (TcpListener::bind("[::1]:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let places = [listener.local_addr().unwrap(), datagrams.local_addr().unwrap()];
+        for ((transport, tables, state), place) in TABLES.into_iter().zip(places) {
+            // Others of this machine come and go.
+            let here = |found: Vec<(SocketAddr, u64)>| {
+                found.into_iter().find(|(other, _)| *other == place).unwrap()
+            };
+            let told = here(socket_diagnostics::listening(transport).unwrap());
+            assert_eq!(here(read(transport, tables, state).unwrap()), told);
+        }
+    }
 }

@@ -30,6 +30,7 @@ pub mod ports;
 pub mod resolver;
 pub mod settings_file;
 mod socket;
+mod socket_diagnostics;
 pub mod socket_table;
 mod store;
 mod tcp;
