@@ -130,7 +130,8 @@ fn run(program: &str, line: &str) {
 /// This program as an engine: a guest's namespace, whose number it says, and the NAT for it.
 fn engine() {
     let addresses = Addresses::on([20, 224]);
-    let (tap, namespace) = thread::spawn(move || link::make_guest(addresses)).join().unwrap();
+    let network = link::guest_network(addresses);
+    let (tap, namespace) = thread::spawn(move || link::make_guest(&network)).join().unwrap();
     let settings = Settings {
         addresses,
         resolver: "/etc/resolv.conf".into(),

@@ -15,6 +15,9 @@ pub enum Mode {
     Nat,
     /// The same, under the name that `wsl` gives a network made in this way.
     Consomme,
+    /// The same, and the ports of the distros and of the host are one. Addresses are those of
+    /// `nat`: what has the host's own can only be given by its administrator.
+    Mirrored,
 }
 
 impl Mode {
@@ -25,6 +28,7 @@ impl Mode {
             Self::None => "none",
             Self::Nat => "nat",
             Self::Consomme => "consomme",
+            Self::Mirrored => "mirrored",
         }
     }
 }
@@ -63,11 +67,13 @@ impl Networking {
         let mode = match word.as_str() {
             "none" => Mode::None,
             "consomme" | "virtioproxy" => Mode::Consomme,
-            // Both want an interface of the host, which only its administrator can give.
-            "bridged" | "mirrored" => {
-                warnings.push(format!(
-                    "networkingMode {word} is not available, falling back to networkingMode nat"
-                ));
+            "mirrored" => Mode::Mirrored,
+            // It wants an interface of the host, which only its administrator can give.
+            "bridged" => {
+                warnings.push(
+                    "networkingMode bridged is not available, falling back to networkingMode nat"
+                        .to_owned(),
+                );
                 Mode::Nat
             }
             _ => Mode::Nat,
@@ -97,12 +103,19 @@ impl Networking {
                 addresses::RESOLVER
             }
         };
+        let forwarding = values.flag("wsl2.localhostforwarding", true);
+        if mode == Mode::Mirrored && !forwarding {
+            warnings.push(
+                "wsl2.localhostForwarding setting has no effect when using mirrored networking mode"
+                    .to_owned(),
+            );
+        }
         let isolated = values.text("wslr.isolateddistributions").unwrap_or_default();
         let isolated = isolated.split(',').map(|name| name.trim().to_lowercase());
         Self {
             mode,
             isolated: isolated.filter(|name| !name.is_empty()).collect(),
-            localhost_forwarding: values.flag("wsl2.localhostforwarding", true),
+            localhost_forwarding: forwarding || mode == Mode::Mirrored,
             ignored_ports,
             auto_proxy: values.flag("wsl2.autoproxy", true),
             host_loopback: values.flag("wslr.hostloopback", true),
@@ -159,12 +172,22 @@ mod tests {
 
     #[test]
     fn b209_a_mode_that_is_not_available_is_a_warning_and_the_machine_has_a_network() {
-        for word in ["bridged", "mirrored"] {
-            let (networking, warnings) = read(&format!("[wsl2]\nnetworkingMode={word}"));
-            assert_eq!((networking.mode, warnings.len()), (Mode::Nat, 1));
-            assert!(warnings[0].ends_with("falling back to networkingMode nat"), "{warnings:?}");
-        }
+        let (networking, warnings) = read("[wsl2]\nnetworkingMode=bridged");
+        assert_eq!((networking.mode, warnings.len()), (Mode::Nat, 1));
+        assert!(warnings[0].ends_with("falling back to networkingMode nat"), "{warnings:?}");
         assert_eq!(read("[wsl2]\nnetworkingMode=VirtioProxy").0.mode, Mode::Consomme);
         assert_eq!(read("[experimental]\nnetworkingMode=NONE").0.mode, Mode::None);
+    }
+
+    #[test]
+    fn b213_a_port_that_is_one_with_the_hosts_is_always_the_hosts_too() {
+        let (networking, warnings) = read("[experimental]\nnetworkingMode=mirrored");
+        assert_eq!((networking.mode.name(), warnings.len()), ("mirrored", 0));
+        assert!(networking.localhost_forwarding && networking.host_loopback);
+        let (networking, warnings) =
+            read("[wsl2]\nnetworkingMode=Mirrored\nlocalhostForwarding=false");
+        assert!(networking.localhost_forwarding);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(!read("[wsl2]\nlocalhostForwarding=false").0.localhost_forwarding);
     }
 }

@@ -25,8 +25,8 @@ const USAGE: &str = "\
 Usage: wslinfo --networking-mode | --version [-n]
        wslinfo --check-connectivity [NAME[:PORT]]
 
-  --networking-mode  Print how the distribution is connected: none, nat, consomme or
-                     wsl1.
+  --networking-mode  Print how the distribution is connected: none, nat, mirrored,
+                     consomme or wsl1.
   --check-connectivity [NAME[:PORT]]
                      Connect to a place of the Internet. The exit status is 2 where
                      its name cannot be resolved, 3 where it cannot be connected to.

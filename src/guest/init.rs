@@ -23,12 +23,15 @@ use uuid::Uuid;
 use super::distro::{self, Kernel, Modules, Net, Options, link};
 use super::job::{Job, Outcome};
 use super::listeners::{Entrance, Listeners};
+use super::mirror::{self, Mirror};
 use super::server::{self, Arrived, Platform, Server, Work};
 use super::streams::{Streams, Whole};
 use super::{boot, cgroup, crash, disk, interface, log, memory, modules, network, sys, volume};
+use crate::config::networking::Mode;
 use crate::network::addresses;
 use crate::protocol::guest::{
-    CONTROL_PORT, Configure, Event, GuestError, Network, Request, Root, STREAM_PORT, StartDistro,
+    CONTROL_PORT, Configure, Event, GuestError, HostPorts, Network, Request, Root, STREAM_PORT,
+    StartDistro,
 };
 use crate::protocol::session::Program;
 
@@ -84,6 +87,7 @@ fn start(modules: Vec<PathBuf>) -> io::Result<Server<VirtualMachine>> {
         isolated: HashMap::new(),
         network: None,
         listeners: None,
+        mirror: None,
     };
     Server::start(platform, control)
 }
@@ -115,6 +119,8 @@ struct VirtualMachine {
     network: Option<Network>,
     /// Those ports, where the host wants to know.
     listeners: Option<Listeners>,
+    /// The host's ports, where they are distros' too.
+    mirror: Option<Mirror>,
 }
 
 impl Platform for VirtualMachine {
@@ -160,6 +166,12 @@ impl Platform for VirtualMachine {
         }
         let Configure { modules, swap, network, load_modules, .. } = configure;
         self.load_modules = load_modules;
+        let network = network.map(|network| {
+            let (network, mirror, warning) = mirror::prepare(network, Mirror::new);
+            self.mirror = mirror;
+            warnings.extend(warning);
+            network
+        });
         self.network.clone_from(&network);
         if modules.is_none() && swap.is_none() && network.is_none() {
             return Work::Done(Ok(warnings));
@@ -192,6 +204,13 @@ impl Platform for VirtualMachine {
         network::write_resolver(network)
             .map(|()| Vec::new())
             .map_err(|error| GuestError::system("writing '/mnt/wsl/resolv.conf'", &error))
+    }
+
+    fn set_host_ports(&mut self, changes: &HostPorts) -> io::Result<()> {
+        match &mut self.mirror {
+            Some(mirror) => mirror.change(changes),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn set_time(&mut self, time: (i64, u32)) -> io::Result<()> {
@@ -256,7 +275,7 @@ impl Platform for VirtualMachine {
             init: Some(PathBuf::from("/init")),
             modules: self.modules.clone(),
             network: if start.isolated { self.own_network(start.distro) } else { Net::Shared },
-            networking: self.network.as_ref().map_or("none", |network| &network.mode).to_owned(),
+            networking: self.mode(start.isolated).to_owned(),
         })
     }
 
@@ -269,6 +288,9 @@ impl Platform for VirtualMachine {
             self.listeners.as_mut().map(|listeners| listeners.watch(distro, group.as_fd()))
         {
             log::warn(format_args!("ports of a distribution are not forwarded: {error}"));
+        }
+        if let Some(Err(error)) = self.mirror.as_ref().map(|mirror| mirror.attach(group.as_fd())) {
+            log::warn(format_args!("the host's ports are not a distribution's: {error}"));
         }
         Some(group)
     }
@@ -302,6 +324,16 @@ impl Platform for VirtualMachine {
 }
 
 impl VirtualMachine {
+    /// What a distro is told of how it is connected. The ports of one that is isolated are its
+    /// own in every mode.
+    fn mode(&self, isolated: bool) -> &str {
+        match &self.network {
+            None => Mode::None.name(),
+            Some(network) if isolated && network.mirrored.is_some() => Mode::Nat.name(),
+            Some(network) => &network.mode,
+        }
+    }
+
     /// The network of a distro's own, with the same addresses at each of its starts.
     fn own_network(&mut self, distro: Uuid) -> Net {
         let next = u8::try_from(self.isolated.len() + 1).unwrap_or(u8::MAX);
@@ -309,7 +341,8 @@ impl VirtualMachine {
         let own = self.network.as_ref().and_then(|network| {
             let (guest4, guest6) = addresses::own(network.guest4, network.guest6, number)?;
             // Its ports are nobody else's.
-            Some(Box::new(Network { guest4, guest6, caller: None, ..network.clone() }))
+            let network = network.clone();
+            Some(Box::new(Network { guest4, guest6, caller: None, mirrored: None, ..network }))
         });
         Net::Own(own)
     }

@@ -29,6 +29,7 @@ pub mod job;
 pub mod listeners;
 pub mod log;
 pub mod memory;
+pub mod mirror;
 pub mod modules;
 pub mod network;
 pub mod server;

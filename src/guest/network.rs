@@ -23,6 +23,17 @@ const MODULE: &str = "virtio_net";
 /// that nobody else can have.
 const SETTINGS: [(&str, &str); 3] = [("accept_ra", "0"), ("accept_dad", "0"), ("autoconf", "0")];
 
+/// The same of both versions of IP where `wsl` mirrors the host's network (B215): for each
+/// interface that there is, and for those to come.
+const MIRRORED6: [(&str, &str); 5] = [
+    ("accept_ra", "0"),
+    ("dad_transmits", "0"),
+    ("autoconf", "0"),
+    ("use_tempaddr", "0"),
+    ("addr_gen_mode", "1"),
+];
+const MIRRORED4: [(&str, &str); 2] = [("arp_filter", "1"), ("rp_filter", "0")];
+
 /// Loads the driver from the disk of modules, where it is one, and sets the interface up.
 /// What fails is a warning: a distro without network is better than none.
 #[must_use]
@@ -59,16 +70,18 @@ pub fn write_resolver(network: &Network) -> io::Result<()> {
 /// # Errors
 /// The system's, where IPv4 cannot be had.
 pub fn configure(name: &str, network: &Network) -> io::Result<()> {
-    let settings = Path::new("/proc/sys/net/ipv6/conf").join(name);
-    for (setting, value) in SETTINGS {
-        // Where there is no IPv6 there is nothing to set.
-        let _ = fs::write(settings.join(setting), value);
+    // Where there is no IPv6 there is nothing to set.
+    set("ipv6", name, &SETTINGS);
+    if network.mirrored.is_some() {
+        for whose in ["all", "default", name] {
+            set("ipv6", whose, &MIRRORED6);
+            set("ipv4", whose, &MIRRORED4);
+        }
     }
     if network.caller.is_some() {
         // So that servers of UDP on 127.0.0.1 can answer the host, and be asked by it: nobody
         // else sends packets to that address by this interface.
-        let setting = Path::new("/proc/sys/net/ipv4/conf").join(name).join("route_localnet");
-        let _ = fs::write(setting, "1");
+        set("ipv4", name, &[("route_localnet", "1")]);
     }
     interface::bring_up(name)?;
     interface::set_address(name, IpAddr::V4(network.guest4), network.prefix4)?;
@@ -81,6 +94,14 @@ pub fn configure(name: &str, network: &Network) -> io::Result<()> {
         let _ = interface::set_gateway(name, IpAddr::V6(network.gateway6));
     }
     Ok(())
+}
+
+/// Sets what there is of these settings of an interface, or of `all` of them.
+fn set(version: &str, interface: &str, settings: &[(&str, &str)]) {
+    let directory = Path::new("/proc/sys/net").join(version).join("conf").join(interface);
+    for (setting, value) in settings {
+        let _ = fs::write(directory.join(setting), value);
+    }
 }
 
 /// Waits, for a second at most, until the kernel has put an address of IPv6 to use: it does so
@@ -125,6 +146,7 @@ mod tests {
             prefix6: 64,
             routes6: false,
             caller: None,
+            mirrored: None,
             resolver: [10, 255, 255, 254].into(),
             search: None,
         };

@@ -28,7 +28,7 @@ use super::sys::{self, Reaped};
 use super::usage;
 use crate::protocol::frame;
 use crate::protocol::guest::{
-    Configure, Envelope, Event, GuestError, Request, Root, StartDistro, VERSION,
+    Configure, Envelope, Event, GuestError, HostPorts, Request, Root, StartDistro, VERSION,
 };
 use crate::protocol::session::{Output, SessionError, StreamKind};
 
@@ -57,6 +57,14 @@ pub trait Platform {
     /// The system's.
     fn set_search(&mut self, _search: Option<String>) -> Outcome {
         Ok(Vec::new())
+    }
+
+    /// Takes what has changed of the host's ports, where they are distros' too.
+    ///
+    /// # Errors
+    /// The system's, or where they are not.
+    fn set_host_ports(&mut self, _changes: &HostPorts) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// When [`Platform::arrived`] has something to do whatever comes.
@@ -303,6 +311,11 @@ impl<P: Platform> Server<P> {
             Request::SetSearch { search } => {
                 let outcome = self.platform.set_search(search);
                 self.reply(id, outcome);
+            }
+            Request::SetHostPorts(changes) => {
+                let result = self.platform.set_host_ports(&changes);
+                let failed = |error| GuestError::system("taking the host's ports", &error);
+                self.reply(id, result.map(|()| Vec::new()).map_err(failed));
             }
             Request::Look { distro } => self.look(id, distro),
             Request::ReclaimMemory { gradually } => self.reclaim(id, gradually),

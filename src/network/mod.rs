@@ -19,6 +19,7 @@ pub mod addresses;
 mod datagram;
 mod dns;
 mod encode;
+pub mod host_ports;
 pub mod hosts;
 pub mod lookup;
 mod names;
@@ -29,6 +30,8 @@ pub mod ports;
 pub mod resolver;
 pub mod settings_file;
 mod socket;
+mod socket_diagnostics;
+pub mod socket_table;
 mod store;
 mod tcp;
 #[cfg(test)]

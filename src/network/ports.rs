@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,32 @@ const MAXIMUM: usize = 8192;
 
 /// A port of this machine.
 pub type Port = (Transport, u16);
+
+/// Ports of UDP that are never the host's and a distro's alike: those of DHCP, of the search for
+/// names and devices on a link.
+const LINK_SERVICES: [u16; 6] = [67, 68, 546, 1900, 5353, 5355];
+
+/// Whether a port that somebody listens on, here or on the host, is the other's too: one that
+/// others can find, on an address that means this machine. `chosen` are those of [`chosen`].
+#[must_use]
+pub fn is_shared((transport, port): Port, address: IpAddr, chosen: (u16, u16)) -> bool {
+    // Others of 127.0.0.0/8 are whose they are alone (B205).
+    let own = matches!(address, IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST));
+    // A client's port of UDP looks like a server's: those that the kernel chooses are clients'.
+    let of_client = (chosen.0..=chosen.1).contains(&port) || LINK_SERVICES.contains(&port);
+    port != 0 && (address.is_unspecified() || own) && (transport == Transport::Tcp || !of_client)
+}
+
+/// The first and the last of the ports that the kernel gives to whom does not care.
+#[must_use]
+pub fn chosen() -> (u16, u16) {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => (first, last),
+        _ => (32768, 60999),
+    }
+}
 
 /// By which of its addresses the guest is reached.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::session::StreamKind;
 
 /// The word both ends must share; raised with every change of these types.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The vsock port of the host that init connects to.
 pub const CONTROL_PORT: u32 = 50000;
@@ -72,6 +72,8 @@ pub enum Request {
         /// As [`StartDistro::time_zone`].
         zone: String,
     },
+    /// What has changed of the ports that the host has, where they are distros' too.
+    SetHostPorts(HostPorts),
     /// Let a running distro's file system grow to its disk, which has become longer.
     GrowDistro {
         /// Which.
@@ -176,10 +178,29 @@ pub struct Network {
     /// What stands for the host, by both versions of IP, where ports that distros listen on
     /// are the host's too.
     pub caller: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// Where the ports of the distros and of the host are one.
+    pub mirrored: Option<Mirrored>,
     /// Where names are asked for.
     pub resolver: IpAddr,
     /// The suffixes for short names, separated by spaces.
     pub search: Option<String>,
+}
+
+/// What makes the ports of the distros and of the host one.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Mirrored {
+    /// What stands for the host, by both versions of IP, where the loopback addresses of
+    /// distros reach it.
+    pub host: Option<(Ipv4Addr, Ipv6Addr)>,
+}
+
+/// Changes of the ports on which somebody of the host listens.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HostPorts {
+    /// Somebody does now.
+    pub taken: Vec<(Transport, u16)>,
+    /// Nobody does any more.
+    pub free: Vec<(Transport, u16)>,
 }
 
 /// A distro to start.

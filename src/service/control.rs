@@ -187,6 +187,7 @@ fn action(request: &Request) -> &'static str {
         Request::Look { .. } => "look what the distribution is used for",
         Request::PowerOff => "power off",
         Request::ReclaimMemory { .. } => "give memory back",
+        Request::SetHostPorts(_) => "take the host's ports",
         Request::SetSearch { .. } => "take the suffixes for names",
         Request::SetTimeZone { .. } => "take the time zone",
         Request::SetTime { .. } => "set its clock",

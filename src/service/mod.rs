@@ -17,6 +17,7 @@ pub mod file_watch;
 pub mod host_machine;
 pub mod host_settings;
 pub mod machine;
+pub mod mirror;
 pub mod reclaim;
 pub mod server;
 pub mod session;

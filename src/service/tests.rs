@@ -102,7 +102,7 @@ impl Guest {
                 GuestRequest::SetTime { .. }
                 | GuestRequest::SetTimeZone { .. }
                 | GuestRequest::ReclaimMemory { .. } => Ok(Vec::new()),
-                GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
+                GuestRequest::SetHostPorts(_) | GuestRequest::GrowDistro { .. } => Ok(Vec::new()),
                 GuestRequest::MountDisk(disk) => match &disk.mount {
                     Some(mount) if mount.kind.as_deref() == Some("bad") => {
                         let error = io::Error::from_raw_os_error(22);

@@ -31,7 +31,9 @@ use crate::network::nat::{self, Nat};
 use crate::network::ports::Ports;
 use crate::network::resolver;
 use crate::protocol::frame::{self, FrameError};
-use crate::protocol::guest::{CONTROL_PORT, CRASH_PORT, Network, Root, STREAM_PORT, StreamHeader};
+use crate::protocol::guest::{
+    CONTROL_PORT, CRASH_PORT, Mirrored, Network, Root, STREAM_PORT, StreamHeader,
+};
 use crate::protocol::session::{Session, StreamKind};
 use crate::vmm::error::VmmError;
 use crate::vmm::exit::Exit;
@@ -210,7 +212,8 @@ fn network_device(addresses: Addresses, networking: &Networking, ports: Ports) -
 /// What the guest is told of the network.
 fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
     let settings = std::fs::read_to_string(RESOLVER_SETTINGS).unwrap_or_default();
-    let forwarding = networking.localhost_forwarding;
+    let host = (addresses.host4, addresses.host6);
+    let mirrored = Mirrored { host: networking.host_loopback.then_some(host) };
     Network {
         mode: networking.mode.name().to_owned(),
         guest4: addresses.guest4,
@@ -220,7 +223,8 @@ fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
         gateway6: addresses.gateway6,
         prefix6: addresses::PREFIX6,
         routes6: addresses::host_has_ipv6(),
-        caller: forwarding.then_some((addresses.host4, addresses.host6)),
+        caller: networking.localhost_forwarding.then_some(host),
+        mirrored: (networking.mode == Mode::Mirrored).then_some(mirrored),
         resolver: addresses.resolver.into(),
         search: resolver::search(&settings),
     }

@@ -10,7 +10,7 @@ use super::error::ServiceError;
 use super::machine::{Kind, Machine};
 use super::supervisor::Supervisor;
 use super::virtual_machine::RESOLVER_SETTINGS;
-use super::{clock, distro, host_settings, log, reclaim};
+use super::{clock, distro, host_settings, log, mirror, reclaim};
 use crate::config::wslconfig::WslConfig;
 use crate::error::Failure;
 use crate::protocol::frame::FrameError;
@@ -108,7 +108,8 @@ impl Vm {
             }
             Err(failure) => return Err(fail(&machine).unwrap_or(failure)),
         }
-        let ended = host_settings::follow(&vm, RESOLVER_SETTINGS);
+        let mut ended = host_settings::follow(&vm, RESOLVER_SETTINGS);
+        ended.extend(mirror::follow(&vm));
         let (watched, supervisor) = (Arc::clone(&vm), Arc::clone(supervisor));
         super::spawn("machine-end", move || {
             let exit = watched.machine.wait();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use crate::fixture::{ALPHA, BETA, configure, home, in_distro, run_tool, shell};
@@ -137,7 +137,7 @@ fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
     configure("networkingMode=none\n");
     home().wslr(["--shutdown"]).run();
     assert_eq!(shell(ALPHA, "ls /sys/class/net; wslinfo --networking-mode"), "lo\nnone\n");
-    configure("networkingMode=mirrored\nlocalhostForwarding=false\n[wslr]\nhostLoopback=false\n");
+    configure("networkingMode=bridged\nlocalhostForwarding=false\n[wslr]\nhostLoopback=false\n");
     home().wslr(["--shutdown"]).run();
     let output = in_distro(ALPHA, &["wslinfo", "-n", "--networking-mode"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -160,6 +160,78 @@ fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
     assert!(TcpStream::connect("127.0.0.1:8203").is_err());
     session.kill().unwrap();
     session.wait().unwrap();
+    configure("");
+    home().wslr(["--shutdown"]).run();
+}
+
+#[test]
+#[ignore = "needs a KVM that boots stock kernels"]
+fn z_b213_b214_the_ports_of_distros_and_of_the_host_are_one() {
+    configure(&format!("networkingMode=mirrored\n[wslr]\nisolatedDistributions={BETA}\n"));
+    home().wslr(["--shutdown"]).run();
+    let listener = TcpListener::bind("127.0.0.1:8231").unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:8232").unwrap();
+    let output = in_distro(ALPHA, &["wslinfo", "-n", "--networking-mode"]);
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"mirrored"[..], &b""[..]));
+    // What the host has at the start of the machine, and each of the two for itself.
+    let bind = |distro, kind: &str, port: u16| {
+        let program = format!(
+            "IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => {port}, {kind}) or die $@"
+        );
+        let output = in_distro(distro, &["perl", "-MIO::Socket::IP", "-e", &program]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() || said.contains("Address already in use"), "{said}");
+        output.status.success()
+    };
+    let (tcp, udp) = ("Listen => 5", "Proto => 'udp'");
+    assert!(!bind(ALPHA, tcp, 8231) && bind(ALPHA, udp, 8231));
+    assert!(bind(ALPHA, tcp, 8232) && !bind(ALPHA, udp, 8232));
+    // The host's services by the loopback address, whose own they seem to be.
+    let server = thread::spawn(move || {
+        listener.accept().unwrap().0.write_all(b"of the host").unwrap();
+        listener
+    });
+    let ask = "$s = IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => 8231) or die $@; \
+               print $s->peerhost, ' ', <$s>";
+    let output = in_distro(ALPHA, &["perl", "-MIO::Socket::IP", "-e", ask]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "127.0.0.1 of the host", "{output:?}");
+    let listener = server.join().unwrap();
+    let echo = thread::spawn(move || {
+        let mut bytes = [0; 16];
+        let (length, from) = socket.recv_from(&mut bytes).unwrap();
+        socket.send_to(&bytes[..length], from).unwrap();
+        socket
+    });
+    let ask = "$s = IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => 8232, \
+               Proto => 'udp') or die $@; send($s, 'datagram', 0); recv($s, $b, 99, 0); print $b";
+    let output = in_distro(ALPHA, &["perl", "-MIO::Socket::IP", "-e", ask]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "datagram", "{output:?}");
+    let socket = echo.join().unwrap();
+    let line = "exec 3<>/dev/tcp/127.0.0.1/8233";
+    let said = in_distro(ALPHA, &["bash", "-c", line]).stderr;
+    assert!(String::from_utf8_lossy(&said).contains("Connection refused"));
+    // An isolated distro has its own.
+    assert_eq!(shell(BETA, "wslinfo --networking-mode"), "nat\n");
+    assert!(bind(BETA, tcp, 8231));
+    // Changes while the machine runs, either way.
+    drop((listener, socket));
+    wait_for("the ports", || bind(ALPHA, tcp, 8231) && bind(ALPHA, udp, 8232));
+    let listener = TcpListener::bind("0.0.0.0:8234").unwrap();
+    wait_for("the host's port", || !bind(ALPHA, tcp, 8234));
+    drop(listener);
+    let server = "$s = IO::Socket::IP->new(LocalPort => 8235, Listen => 5) or die $!; \
+                  $| = 1; print 'listens'; sleep 3600";
+    let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", server]);
+    let command = test.command().stdin(std::process::Stdio::null());
+    let mut session = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    session.stdout.take().unwrap().read_exact(&mut [0; 7]).unwrap();
+    wait_for("the distro's port", || TcpListener::bind("127.0.0.1:8235").is_err());
+    session.kill().unwrap();
+    session.wait().unwrap();
+    wait_for("its end", || TcpListener::bind("127.0.0.1:8235").is_ok());
+    // What was a distro's a moment ago was never the host's.
+    assert!(bind(ALPHA, tcp, 8235));
     configure("");
     home().wslr(["--shutdown"]).run();
 }

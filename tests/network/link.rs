@@ -20,7 +20,7 @@ use wslr::guest::{interface, network};
 use wslr::network::addresses::{self, Addresses};
 use wslr::network::nat::{Nat, Settings};
 use wslr::network::ports::Ports;
-use wslr::protocol::guest::Network;
+use wslr::protocol::guest::{Mirrored, Network};
 
 /// The host's address, which is not its loopback.
 pub const HOST4: &str = "198.51.100.1";
@@ -54,12 +54,14 @@ pub struct Options {
     pub host_loopback: bool,
     /// Whether others than the host's own programs reach the guest's ports.
     pub lan_forwarding: bool,
+    /// Whether the ports of the guest and of the host are one.
+    pub mirrored: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let offloads = Offloads { checksum: true, segments4: true, segments6: true };
-        Self { offloads, host_loopback: true, lan_forwarding: false }
+        Self { offloads, host_loopback: true, lan_forwarding: false, mirrored: false }
     }
 }
 
@@ -104,7 +106,9 @@ impl Link {
         let resolver = directory.path().join("resolv.conf");
         fs::write(&resolver, format!("nameserver {HOST4}\n")).unwrap();
         let addresses = Addresses::on([20, 224]);
-        let (tap, guest) = thread::spawn(move || make_guest(addresses)).join().unwrap();
+        let mirrored = options.mirrored.then_some(Mirrored { host: None });
+        let network = Network { mirrored, ..guest_network(addresses) };
+        let (tap, guest) = thread::spawn(move || make_guest(&network)).join().unwrap();
         let stop = EventFd::new(EFD_NONBLOCK).unwrap();
         let ports = Ports::new(|text| println!("{text}"), Default::default()).unwrap();
         let (losses, flows) = (Arc::<AtomicU32>::default(), Arc::<AtomicUsize>::default());
@@ -196,13 +200,14 @@ pub fn guest_network(addresses: Addresses) -> Network {
         prefix6: addresses::PREFIX6,
         routes6: true,
         caller: Some((addresses.host4, addresses.host6)),
+        mirrored: None,
         resolver: IpAddr::V4(addresses.resolver),
         search: None,
     }
 }
 
 /// A guest in the namespace that this thread makes and enters: the cable, and the namespace.
-pub fn make_guest(addresses: Addresses) -> (File, File) {
+pub fn make_guest(given: &Network) -> (File, File) {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -234,7 +239,7 @@ pub fn make_guest(addresses: Addresses) -> (File, File) {
     interface::bring_up("lo").unwrap();
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     let _ = fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0");
-    network::configure("eth0", &guest_network(addresses)).unwrap();
+    network::configure("eth0", given).unwrap();
     let flags = libc::O_NONBLOCK;
     assert_eq!(unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_SETFL, flags) }, 0);
     (tap, File::open(Path::new("/proc/thread-self/ns/net")).unwrap())

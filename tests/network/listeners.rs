@@ -25,7 +25,7 @@ use crate::{PATIENCE, address, connect, wait_for};
 const DISTRO: Uuid = Uuid::from_u128(7);
 
 /// Whether this is root of the machine; says so where it is not.
-fn is_root_of_machine() -> bool {
+pub fn is_root_of_machine() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap();
     let whole = map.split_ascii_whitespace().nth(2) == Some("4294967295");
     let is = whole && nix::unistd::geteuid().is_root();
@@ -36,7 +36,7 @@ fn is_root_of_machine() -> bool {
 }
 
 /// The group that this process is in from now on.
-fn group() -> &'static fs::File {
+pub fn group() -> &'static fs::File {
     static GROUP: OnceLock<fs::File> = OnceLock::new();
     GROUP.get_or_init(|| {
         let mounted: PathBuf = tempfile::tempdir().unwrap().keep();
@@ -105,7 +105,7 @@ fn shared(place: SocketAddr) -> std::os::fd::OwnedFd {
     socket
 }
 
-fn listen(socket: &impl AsFd) {
+pub fn listen(socket: &impl AsFd) {
     nix::sys::socket::listen(socket, nix::sys::socket::Backlog::new(8).unwrap()).unwrap();
 }
 

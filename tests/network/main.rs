@@ -14,6 +14,7 @@ mod inbound;
 mod isolation;
 mod link;
 mod listeners;
+mod mirrored;
 mod names;
 
 use std::fs;

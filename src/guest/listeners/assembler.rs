@@ -16,6 +16,8 @@ pub const R2: Register = Register(2);
 pub const R3: Register = Register(3);
 /// The fourth argument.
 pub const R4: Register = Register(4);
+/// The fifth argument.
+pub const R5: Register = Register(5);
 /// Survives calls.
 pub const R6: Register = Register(6);
 /// Survives calls.
@@ -105,6 +107,11 @@ impl Assembler {
         self.push(0x04, to, R0, 0, value);
     }
 
+    /// Makes the low 16 bits of a register those of a number in the network's order, or back.
+    pub fn swap_network_order(&mut self, register: Register) {
+        self.push(0xdc, register, R0, 0, 16);
+    }
+
     /// Loads 32 bits.
     pub fn load(&mut self, to: Register, from: Register, offset: i16) {
         self.push(0x61, to, from, offset, 0);
@@ -118,6 +125,11 @@ impl Assembler {
     /// Stores 32 bits.
     pub fn store(&mut self, to: Register, offset: i16, from: Register) {
         self.push(0x63, to, from, offset, 0);
+    }
+
+    /// Stores 16 bits.
+    pub fn store_short(&mut self, to: Register, offset: i16, from: Register) {
+        self.push(0x6b, to, from, offset, 0);
     }
 
     /// Stores 64 bits.
@@ -153,6 +165,11 @@ impl Assembler {
     /// Jumps where two registers differ.
     pub fn if_differ(&mut self, left: Register, right: Register, to: Label) {
         self.jump(0x5d, left, right, 0, to);
+    }
+
+    /// Jumps where two registers have a bit in common.
+    pub fn if_common(&mut self, left: Register, right: Register, to: Label) {
+        self.jump(0x4d, left, right, 0, to);
     }
 
     /// Calls a function of the kernel by its number (`linux/bpf.h`).

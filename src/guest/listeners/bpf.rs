@@ -45,6 +45,26 @@ pub enum MapKind {
 /// `enum bpf_attach_type`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hook {
+    /// A socket of IPv4 is about to be bound.
+    Bind4,
+    /// A socket of IPv6 is about to be bound.
+    Bind6,
+    /// A socket of IPv4 is about to be connected.
+    Connect4,
+    /// A socket of IPv6 is about to be connected.
+    Connect6,
+    /// A datagram of IPv4 has a destination of its own.
+    Send4,
+    /// A datagram of IPv6 has a destination of its own.
+    Send6,
+    /// Whom a datagram of IPv4 is from is told.
+    Receive4,
+    /// Whom a datagram of IPv6 is from is told.
+    Receive6,
+    /// The other end of a socket of IPv4 is told.
+    Peer4,
+    /// The other end of a socket of IPv6 is told.
+    Peer6,
     /// A socket of IPv4 was bound.
     Bound4,
     /// A socket of IPv6 was bound.
@@ -60,6 +80,16 @@ pub enum Hook {
 impl Hook {
     fn numbers(self) -> (u32, u32) {
         match self {
+            Self::Bind4 => (18, 8),
+            Self::Bind6 => (18, 9),
+            Self::Connect4 => (18, 10),
+            Self::Connect6 => (18, 11),
+            Self::Send4 => (18, 14),
+            Self::Send6 => (18, 15),
+            Self::Receive4 => (18, 19),
+            Self::Receive6 => (18, 20),
+            Self::Peer4 => (18, 29),
+            Self::Peer6 => (18, 30),
             Self::Bound4 => (9, 12),
             Self::Bound6 => (9, 13),
             Self::Released => (9, 34),

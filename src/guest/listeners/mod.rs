@@ -5,8 +5,9 @@
 //! the same ports its own. A packet that comes from the host finds also those who listen on
 //! the loopback address only.
 
-mod assembler;
-mod bpf;
+pub(super) mod assembler;
+pub(super) mod bpf;
+pub(super) mod functions;
 mod programs;
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use uuid::Uuid;
 
+use crate::network::ports;
 use crate::protocol::guest::{Event, Listener, Transport};
 use bpf::{Hook, Map, MapKind, Program, Ring};
 pub use programs::Entrance;
@@ -28,10 +30,6 @@ const MAXIMUM: u32 = 8192;
 const RING: u32 = 256 << 10;
 /// How many records are taken at once, so that nobody keeps the reader to himself.
 const BATCH: usize = 512;
-
-/// Ports of UDP that are never the host's: those of DHCP, of the search for names and
-/// devices on a link.
-const LINK_SERVICES: [u16; 6] = [67, 68, 546, 1900, 5353, 5355];
 
 /// The listeners of all distros.
 #[derive(Debug)]
@@ -90,7 +88,7 @@ impl Listeners {
 
     /// What has changed. Never waits; there may be more.
     pub fn changes(&mut self) -> Vec<Event> {
-        let ephemeral = ephemeral_ports();
+        let ephemeral = ports::chosen();
         let mut events = Vec::new();
         let mut record = [0; programs::RECORD];
         let zero = [0; 4];
@@ -180,33 +178,12 @@ fn listener(record: &[u8; programs::RECORD], distro: Uuid) -> Option<Listener> {
     Some(Listener { socket, distro, transport, address, port, process })
 }
 
-/// Whether the host makes the port its own: one that others can find, on an address that
-/// means this machine.
-fn is_wanted(listener: &Listener, (first, last): (u16, u16)) -> bool {
-    let any = listener.address.is_unspecified();
-    // Others of 127.0.0.0/8 are the distro's own affair (B205).
-    let own = matches!(listener.address, IpAddr::V4(Ipv4Addr::LOCALHOST))
-        || matches!(listener.address, IpAddr::V6(Ipv6Addr::LOCALHOST));
-    match listener.transport {
-        Transport::Tcp => listener.port != 0 && (any || own),
-        // A client's port looks like a server's: those that the kernel chooses are clients'.
-        // One on the loopback address of IPv6 cannot be reached from outside of the machine.
-        Transport::Udp => {
-            let chosen = (first..=last).contains(&listener.port);
-            let reachable = any || own && listener.address.is_ipv4();
-            listener.port != 0 && reachable && !chosen && !LINK_SERVICES.contains(&listener.port)
-        }
-    }
-}
-
-/// The ports that the kernel gives to whom does not care.
-fn ephemeral_ports() -> (u16, u16) {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut numbers = text.split_ascii_whitespace().map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => (first, last),
-        _ => (32768, 60999),
-    }
+/// Whether the host makes the port its own.
+fn is_wanted(listener: &Listener, chosen: (u16, u16)) -> bool {
+    let Listener { transport, address, port, .. } = *listener;
+    // Datagrams to the loopback address of IPv6 cannot come from outside of the machine.
+    let reachable = transport == Transport::Tcp || address != Ipv6Addr::LOCALHOST;
+    reachable && ports::is_shared((transport, port), address, chosen)
 }
 
 #[cfg(test)]

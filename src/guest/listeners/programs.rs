@@ -14,6 +14,10 @@ use super::assembler::{
     Assembler, FRAME, Instruction, Label, R0, R1, R2, R3, R4, R6, R7, Register,
 };
 use super::bpf::{Hook, Map, Program};
+use super::functions::{
+    ASSIGN, MAP_DELETE, MAP_LOOKUP, MAP_UPDATE, PROCESS_NAME, RELEASE, RING_OUTPUT, SET_CALLBACKS,
+    SOCKET_COOKIE, SOCKETS_UPDATE, only_in,
+};
 
 /// The length of a record.
 pub const RECORD: usize = 64;
@@ -42,19 +46,6 @@ pub const CLOSED: u32 = 2;
 /// The record on a program's stack, and what else is there.
 const STACK: i16 = -(RECORD as i16);
 const KEY: i16 = STACK - 8;
-
-/// Functions of the kernel, of `enum bpf_func_id`.
-const MAP_LOOKUP: i32 = 1;
-const MAP_UPDATE: i32 = 2;
-const MAP_DELETE: i32 = 3;
-const PROCESS_NAME: i32 = 16;
-const SOCKET_COOKIE: i32 = 46;
-const SET_CALLBACKS: i32 = 59;
-const SOCKETS_UPDATE: i32 = 70;
-const RELEASE: i32 = 86;
-const NAMESPACE_COOKIE: i32 = 122;
-const ASSIGN: i32 = 124;
-const RING_OUTPUT: i32 = 130;
 
 /// Wake the ring's reader in any case.
 const WAKE: i32 = 2;
@@ -127,10 +118,7 @@ pub fn attach(maps: &Maps, watched: Watched, group: BorrowedFd<'_>) -> io::Resul
 /// Writes an empty record of a socket that begins to listen; jumps to `end` where the
 /// socket is in another namespace. Its number is put into the record.
 fn begin(program: &mut Assembler, watched: Watched, end: Label) {
-    program.copy(R1, R6);
-    program.call(NAMESPACE_COOKIE);
-    program.set_wide(R2, watched.namespace);
-    program.if_differ(R0, R2, end);
+    only_in(program, watched.namespace, end);
     for offset in (0..RECORD as i16).step_by(8) {
         program.store_wide_value(FRAME, STACK + offset, 0);
     }

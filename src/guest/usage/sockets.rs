@@ -4,11 +4,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use nix::unistd::Pid;
 
 use super::processes::Process;
+use crate::network::socket_table::{ESTABLISHED, LISTENING, Row, WITHOUT_PEER, inode_of_link};
 
 /// The longest table that is read, in bytes.
 const MAXIMUM_TABLE: u64 = 16 << 20;
@@ -46,9 +47,7 @@ pub fn in_use(init: Pid, processes: &[&Process]) -> BTreeSet<String> {
         for descriptor in directory.into_iter().flatten().flatten().take(limit) {
             left -= 1;
             let Ok(target) = fs::read_link(descriptor.path()) else { continue };
-            let inode = target.to_str().and_then(|text| {
-                text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-            });
+            let inode = target.to_str().and_then(inode_of_link);
             let Some(socket) = inode.and_then(|inode| sockets.get(&inode)) else { continue };
             let name = &process.name;
             uses.insert(match socket {
@@ -63,42 +62,16 @@ pub fn in_use(init: Pid, processes: &[&Process]) -> BTreeSet<String> {
 
 /// The inode of a row and what it means.
 fn parse(line: &str, is_tcp: bool) -> Option<(u64, Socket)> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (local, remote) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
-    let state = u8::from_str_radix(fields.get(3)?, 16).ok()?;
-    let inode = fields.get(9)?.parse().ok().filter(|inode| *inode != 0)?;
-    // TCP_ESTABLISHED, TCP_LISTEN, and TCP_CLOSE for UDP without a peer.
+    let Row { local, remote, state, inode } = Row::parse(line).filter(|row| row.inode != 0)?;
     let socket = match (is_tcp, state) {
-        (true, 1) => Socket::Connected(remote),
-        (true, 10) => Socket::Listens(local.port()),
-        (false, 7) if (1..FIRST_FREE_PORT).contains(&local.port()) => {
+        (true, ESTABLISHED) => Socket::Connected(remote),
+        (true, LISTENING) => Socket::Listens(local.port()),
+        (false, WITHOUT_PEER) if (1..FIRST_FREE_PORT).contains(&local.port()) => {
             Socket::Receives(local.port())
         }
         _ => return None,
     };
     Some((inode, socket))
-}
-
-/// `ADDRESS:PORT` in hexadecimal, each word of the address in the machine's byte order.
-fn address(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let words: Vec<u32> = address
-        .as_bytes()
-        .chunks(8)
-        .map(|chunk| u32::from_str_radix(std::str::from_utf8(chunk).ok()?, 16).ok())
-        .collect::<Option<_>>()?;
-    let address: IpAddr = match *words.as_slice() {
-        [word] => Ipv4Addr::from(word.to_ne_bytes()).into(),
-        [a, b, c, d] => {
-            let mut bytes = [0; 16];
-            for (place, word) in bytes.chunks_exact_mut(4).zip([a, b, c, d]) {
-                place.copy_from_slice(&word.to_ne_bytes());
-            }
-            Ipv6Addr::from(bytes).to_canonical()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -143,17 +116,6 @@ mod tests {
         let port = client.local_addr().unwrap().port();
         assert!(!uses.contains(&format!("me listens on UDP port {port}")));
         drop(connection);
-    }
-
-    #[test]
-    fn a_mapped_address_is_shown_as_what_it_is() {
-        let text = if cfg!(target_endian = "little") {
-            "0000000000000000FFFF00000100007F:0050"
-        } else {
-            "00000000000000000000FFFF7F000001:0050"
-        };
-        assert_eq!(address(text).unwrap().to_string(), "127.0.0.1:80");
-        assert_eq!(address("0:0:0"), None);
     }
 
     proptest! {
