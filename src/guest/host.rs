@@ -57,7 +57,7 @@ const MAXIMUM_RESOLVER: u64 = 64 << 10;
 pub struct Spawned {
     /// The process. Its standard error is a pipe, on which it says what goes wrong.
     pub child: Child,
-    /// For [`Request`](crate::protocol::guest::Request)s.
+    /// For [`Request`]s.
     pub control: UnixStream,
     /// For [`deliver`].
     pub sessions: OwnedFd,

@@ -3,7 +3,7 @@
 //!
 //! It is this executable, started by [`Mapping::command`]. Its standard input is the
 //! directory that it works in (and so shares whatever lock is on it), its standard output
-//! a socket: entries go over it in one direction ([`wire`](super::wire)), and what became
+//! a socket: entries go over it in one direction ([`wire`]), and what became
 //! of it comes back. It ends when the socket does.
 
 use std::ffi::OsStr;

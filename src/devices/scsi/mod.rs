@@ -3,7 +3,7 @@
 //! [`ScsiBus`] is the handle: disks are attached and detached through it from any thread,
 //! before and after the driver is up. [`ScsiDevice`] is what the transport sees. SCSI
 //! itself stands in [`command`] (what is asked), [`inquiry`] (what the disk tells of
-//! itself), [`sense`] (how it says no) and [`unit`] (doing it); a disk's bytes come from
+//! itself), [`sense`] (how it says no) and [`mod@unit`] (doing it); a disk's bytes come from
 //! a [`Backend`].
 
 pub mod backend;
