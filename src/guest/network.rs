@@ -133,23 +133,11 @@ fn resolver_file(network: &Network) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::addresses::Addresses;
 
     #[test]
     fn b199_resolv_conf_names_the_resolver_and_the_suffixes() {
-        let mut network = Network {
-            mode: "nat".to_owned(),
-            guest4: [172, 20, 224, 2].into(),
-            gateway4: [172, 20, 224, 1].into(),
-            prefix4: 24,
-            guest6: std::net::Ipv6Addr::UNSPECIFIED,
-            gateway6: std::net::Ipv6Addr::UNSPECIFIED,
-            prefix6: 64,
-            routes6: false,
-            caller: None,
-            mirrored: None,
-            resolver: [10, 255, 255, 254].into(),
-            search: None,
-        };
+        let mut network = Addresses::on([20, 224]).network("nat");
         let text = resolver_file(&network);
         assert_eq!(text.lines().nth(4), Some("nameserver 10.255.255.254"));
         network.search = Some("a.example b.example".to_owned());

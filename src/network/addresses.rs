@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::packet::Mac;
+use crate::protocol::guest::Network;
 
 /// The length of the link's prefix of IPv4.
 pub const PREFIX4: u8 = 24;
@@ -104,6 +105,25 @@ pub enum Place {
 }
 
 impl Addresses {
+    /// How a guest's interface is set up for a link with these: nothing but the way out.
+    #[must_use]
+    pub fn network(&self, mode: &str) -> Network {
+        Network {
+            mode: mode.to_owned(),
+            guest4: self.guest4,
+            gateway4: self.gateway4,
+            prefix4: PREFIX4,
+            guest6: self.guest6,
+            gateway6: self.gateway6,
+            prefix6: PREFIX6,
+            routes6: true,
+            caller: None,
+            mirrored: None,
+            resolver: self.resolver.into(),
+            search: None,
+        }
+    }
+
     /// Those on the network `172.x.y.0/24`.
     #[must_use]
     pub fn on(network: [u8; 2]) -> Self {

@@ -215,18 +215,11 @@ fn guest_network(addresses: Addresses, networking: &Networking) -> Network {
     let host = (addresses.host4, addresses.host6);
     let mirrored = Mirrored { host: networking.host_loopback.then_some(host) };
     Network {
-        mode: networking.mode.name().to_owned(),
-        guest4: addresses.guest4,
-        gateway4: addresses.gateway4,
-        prefix4: addresses::PREFIX4,
-        guest6: addresses.guest6,
-        gateway6: addresses.gateway6,
-        prefix6: addresses::PREFIX6,
         routes6: addresses::host_has_ipv6(),
         caller: networking.localhost_forwarding.then_some(host),
         mirrored: (networking.mode == Mode::Mirrored).then_some(mirrored),
-        resolver: addresses.resolver.into(),
         search: resolver::search(&settings),
+        ..addresses.network(networking.mode.name())
     }
 }
 

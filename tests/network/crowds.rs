@@ -83,7 +83,7 @@ fn connect_many(place: SocketAddr, count: usize) -> Vec<TcpStream> {
 }
 
 /// This process's memory in kibibytes.
-fn memory() -> u64 {
+pub fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()

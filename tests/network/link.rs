@@ -190,20 +190,8 @@ impl Drop for Link {
 
 /// What a guest is told of its network.
 pub fn guest_network(addresses: Addresses) -> Network {
-    Network {
-        mode: "nat".to_owned(),
-        guest4: addresses.guest4,
-        gateway4: addresses.gateway4,
-        prefix4: addresses::PREFIX4,
-        guest6: addresses.guest6,
-        gateway6: addresses.gateway6,
-        prefix6: addresses::PREFIX6,
-        routes6: true,
-        caller: Some((addresses.host4, addresses.host6)),
-        mirrored: None,
-        resolver: IpAddr::V4(addresses.resolver),
-        search: None,
-    }
+    let caller = Some((addresses.host4, addresses.host6));
+    Network { caller, ..addresses.network("nat") }
 }
 
 /// A guest in the namespace that this thread makes and enters: the cable, and the namespace.

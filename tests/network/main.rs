@@ -58,12 +58,21 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+#[track_caller]
+fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    assert!(becomes(PATIENCE, is_so), "waited for {what} in vain");
+}
+
+/// Asks until it is so, or that time is over; says which.
+fn becomes(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + patience;
     while !is_so() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
+        if Instant::now() > end {
+            return false;
+        }
         thread::sleep(Duration::from_millis(10));
     }
+    true
 }
 
 /// Bytes that do not repeat with any power of two.

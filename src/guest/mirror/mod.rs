@@ -140,26 +140,15 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
     use super::*;
+    use crate::network::addresses::Addresses;
     use crate::protocol::guest::Mirrored;
 
     #[test]
     fn b209_a_kernel_that_takes_no_programs_has_the_network_of_nat() {
         let network = Network {
-            mode: "mirrored".to_owned(),
-            guest4: Ipv4Addr::UNSPECIFIED,
-            gateway4: Ipv4Addr::UNSPECIFIED,
-            prefix4: 24,
-            guest6: Ipv6Addr::UNSPECIFIED,
-            gateway6: Ipv6Addr::UNSPECIFIED,
-            prefix6: 64,
-            routes6: false,
-            caller: None,
             mirrored: Some(Mirrored { host: None }),
-            resolver: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            search: None,
+            ..Addresses::on([20, 224]).network("mirrored")
         };
         let refuse = |_| Err(io::ErrorKind::InvalidInput.into());
         let (network, mirror, warning) = prepare(network, refuse);

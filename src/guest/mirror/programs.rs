@@ -192,6 +192,21 @@ fn note(program: &mut Assembler, maps: &Maps) {
     program.call(MAP_UPDATE);
 }
 
+/// Goes on, with a note of the socket, where the address, whose last word is in [`R3`], is the
+/// unspecified or the `loopback` one, and the host has the port and nobody here. The loopback
+/// address is given by its last word and the length of all.
+fn only_the_hosts(program: &mut Assembler, maps: &Maps, loopback: (u32, i16), end: Label) {
+    let (word, length) = loopback;
+    let meant = program.label();
+    program.if_is(R3, 0, meant);
+    program.if_not(R3, word, end);
+    program.place(meant);
+    host_has(program, maps, end);
+    program.set(R4, word.cast_signed());
+    nobody_has(program, length, end);
+    note(program, maps);
+}
+
 /// Puts a word into the context's address.
 fn put(program: &mut Assembler, offset: i16, value: u32) {
     program.set(R2, value.cast_signed());
@@ -233,28 +248,14 @@ pub fn lead(maps: &Maps, (host4, host6): Host, version: Version) -> Vec<Instruct
         program.place(elsewhere);
         take_apart(&mut program, mapped, end);
         program.if_not(R2, 0, end);
-        let meant = program.label();
-        program.if_is(R3, 0, meant);
-        program.if_not(R3, LOOPBACK6, end);
-        program.place(meant);
-        host_has(&mut program, maps, end);
-        program.set(R4, LOOPBACK6.cast_signed());
-        nobody_has(&mut program, LENGTH6, end);
-        note(&mut program, maps);
+        only_the_hosts(&mut program, maps, (LOOPBACK6, LENGTH6), end);
         put_all(&mut program, host6);
         program.go(end);
         program.place(mapped);
     } else {
         program.load(R3, R6, ADDRESS4);
     }
-    let meant = program.label();
-    program.if_is(R3, 0, meant);
-    program.if_not(R3, LOOPBACK4, end);
-    program.place(meant);
-    host_has(&mut program, maps, end);
-    program.set(R4, LOOPBACK4.cast_signed());
-    nobody_has(&mut program, LENGTH4, end);
-    note(&mut program, maps);
+    only_the_hosts(&mut program, maps, (LOOPBACK4, LENGTH4), end);
     let offset = if version == Version::Six { ADDRESS6 + 12 } else { ADDRESS4 };
     put(&mut program, offset, host4);
     program.place(end);
