@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::fixture::{ALPHA, configure, home, in_distro};
+use crate::fixture::{ALPHA, home, in_distro, restart_with};
 use crate::support::wait_for;
 
 #[test]
@@ -12,8 +12,7 @@ fn o_b161_a_crash_leaves_a_dump_and_the_third_of_two_replaces_the_oldest() {
     let folder = home().path("crashes");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("notes.txt"), "kept").unwrap();
-    configure(&format!("crashDumpFolder={}\nmaxCrashDumpCount=2\n", folder.display()));
-    home().wslr(["--shutdown"]).run();
+    restart_with(&format!("crashDumpFolder={}\nmaxCrashDumpCount=2\n", folder.display()));
     let dumps = || {
         let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
         let mut dumps: Vec<PathBuf> = entries.filter(|path| path.ends_with("notes.txt")).collect();
@@ -42,10 +41,8 @@ fn o_b161_a_crash_leaves_a_dump_and_the_third_of_two_replaces_the_oldest() {
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     assert_eq!(dumps(), &all[1..]);
-    configure("maxCrashDumpCount=-1\n");
-    home().wslr(["--shutdown"]).run();
+    restart_with("maxCrashDumpCount=-1\n");
     let pattern = in_distro(ALPHA, &["cat", "/proc/sys/kernel/core_pattern"]);
     assert_eq!(pattern.stdout, b"core\n");
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }

@@ -229,21 +229,18 @@ fn m_b128_b131_the_kernel_and_its_words_are_the_users_own() {
     let folder = std::path::PathBuf::from(std::env::var_os("WSLR_TEST_KERNEL").unwrap());
     std::fs::copy(folder.join("vmlinuz"), &kernel).unwrap();
     let own = format!("kernel={}\nkernelCommandLine=wslr.test=own quiet\n", kernel.display());
-    fixture::configure(&own);
-    home().wslr(["--shutdown"]).run();
+    fixture::restart_with(&own);
     let line = shell(ALPHA, "cat /proc/cmdline");
     assert!(line.contains(" wslr.test=own"), "{line}");
     assert_eq!(shell(ALPHA, "uname -r"), stock);
     assert!(home().tree(".cache/wslr/kernels").iter().any(|name| name.ends_with(".vmlinux")));
-    fixture::configure("kernel=/no/such/kernel\n");
-    home().wslr(["--shutdown"]).run();
+    fixture::restart_with("kernel=/no/such/kernel\n");
     let failed = in_distro(ALPHA, &["true"]);
     let error = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert_eq!(failed.status.code(), Some(255), "{error}");
     let code = "Error code: Wsl/Service/CreateInstance/CreateVm/WSL_E_CUSTOM_KERNEL_NOT_FOUND\n";
     assert!(error.contains("/no/such/kernel") && error.ends_with(code), "{error}");
-    fixture::configure("");
-    home().wslr(["--shutdown"]).run();
+    fixture::restart_with("");
     assert_eq!(shell(ALPHA, "uname -r"), stock);
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{ALPHA, configure, home, service, shell};
+use crate::fixture::{ALPHA, restart_with, service, shell};
 use crate::support::wait_for;
 
 /// What is read into the cache, in bytes.
@@ -28,8 +28,7 @@ fn resident() -> u64 {
 /// Starts the machine with that setting and fills its cache; gives the memory before and
 /// after.
 fn fill(setting: &str) -> (u64, u64) {
-    configure(&format!("[experimental]\nautoMemoryReclaim={setting}\n"));
-    home().wslr(["--shutdown"]).run();
+    restart_with(&format!("[experimental]\nautoMemoryReclaim={setting}\n"));
     shell(ALPHA, "true");
     let before = resident();
     let line = format!(
@@ -67,8 +66,7 @@ fn o_b136_what_an_idle_guest_has_cached_is_the_hosts_again() {
     let full = resident();
     shell(ALPHA, "rm /root/big; sync");
     wait_for("the memory to go back", || resident() < full - FILE / 2);
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }
 
 #[test]
@@ -82,6 +80,5 @@ fn long_o_b136_it_comes_back_gradually_or_not_at_all() {
     // What is freed goes back all the same.
     shell(ALPHA, "rm /root/big; sync");
     wait_for("the memory to go back", || resident() < full - FILE / 2);
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{
-    ALPHA, BETA, CONFIGURATION, configure, disk, home, in_distro, run_tool, shell,
+    ALPHA, BETA, CONFIGURATION, disk, home, in_distro, restart_with, run_tool, shell,
 };
 use crate::soak::Soak;
 use crate::support::wait_for;
@@ -138,14 +138,12 @@ fn m_b129_modules_are_loaded_as_the_file_says() {
     for name in ["tun", "ip_tables", "br_netfilter"] {
         wait_for(name, || loaded(name) == "1\n");
     }
-    configure("loadDefaultKernelModules=false\nloadKernelModules=dm_crypt, not-found\n");
-    home().wslr(["--shutdown"]).run();
+    restart_with("loadDefaultKernelModules=false\nloadKernelModules=dm_crypt, not-found\n");
     wait_for("dm_crypt", || loaded("dm_crypt") == "1\n");
     assert_eq!(loaded("tun"), "0\n");
     let line = "dmesg | grep -c \"failed to load module 'not-found'\" || true";
     wait_for("the kernel's log", || shell(ALPHA, line) == "1\n");
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }
 
 #[test]
@@ -184,8 +182,7 @@ fn m_b098_b132_swap_and_the_log_are_where_they_are_wanted() {
     assert!(swap.exists());
     let text = fs::read_to_string(log).unwrap();
     assert!(text.contains("Linux version"), "{text}");
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }
 
 #[test]

@@ -20,13 +20,17 @@ pub fn slowly(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Installs packages, with options of `apt-get` before them.
+pub fn install(packages: &str) {
+    slowly("apt-get -q update");
+    slowly(&format!("DEBIAN_FRONTEND=noninteractive apt-get -q -y install {packages}"));
+}
+
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn long_w_b206_apt_installs_packages_and_a_namespace_of_the_users_own_has_the_network() {
-    use_resolver();
-    slowly("apt-get -q update");
-    let packages = "curl iproute2 nftables";
-    slowly(&format!("DEBIAN_FRONTEND=noninteractive apt-get -q -y install {packages}"));
+    use_resolver(ALPHA);
+    install("curl iproute2 nftables");
     let fetch = "curl -sSf --retry 3 http://deb.debian.org/debian/dists/trixie/InRelease";
     let expected = "-----BEGIN PGP SIGNED MESSAGE-----\n";
     assert_eq!(slowly(&format!("{fetch} | head -n 1")), expected);
@@ -65,11 +69,8 @@ fn long_w_b206_apt_installs_packages_and_a_namespace_of_the_users_own_has_the_ne
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn long_x_docker_publishes_a_port_and_its_containers_find_names() {
-    use_resolver();
-    slowly("apt-get -q update");
-    let packages = "busybox-static docker-cli docker.io iptables";
-    let install = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install";
-    slowly(&format!("{install} {packages}"));
+    use_resolver(ALPHA);
+    install("--no-install-recommends busybox-static docker-cli docker.io iptables");
     let mut test = home().wslr(["-d", ALPHA, "--", "sh", "-c", "dockerd >/tmp/dockerd.log 2>&1"]);
     let mut daemon = test.command().stdin(std::process::Stdio::null()).spawn().unwrap();
     slowly(

@@ -51,7 +51,7 @@ fn the_hosts_own_services_are_reached_by_the_name_that_stands_for_it() {
             listener.accept().unwrap().0.write_all(b"of the host").unwrap();
         }
     });
-    use_resolver();
+    use_resolver(ALPHA);
     let line = format!("exec 3<>/dev/tcp/host.wslr.internal/{number}; cat <&3");
     for _ in 0..2 {
         let output = in_distro(ALPHA, &["bash", "-c", &line]);

@@ -15,6 +15,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::process::{Child, Stdio};
 use std::thread;
 
 use sha2::{Digest, Sha256};
@@ -29,6 +30,17 @@ fn own_address() -> IpAddr {
     socket.local_addr().unwrap().ip()
 }
 
+/// Runs a Perl program in a distro that prints `listens` when it does; waits until then.
+fn start_listener(distro: &str, program: &str) -> Child {
+    let mut test = home().wslr(["-d", distro, "--", "perl", "-MIO::Socket::IP", "-e", program]);
+    let command = test.command().stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut session = command.spawn().unwrap();
+    let mut said = [0; 7];
+    session.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"listens", "{distro}");
+    session
+}
+
 /// What `--status` says of a port.
 fn port(number: u16) -> Option<serde_json::Value> {
     let output = home().wslr(["--status", "--json"]).command().output().unwrap();
@@ -37,9 +49,9 @@ fn port(number: u16) -> Option<serde_json::Value> {
 }
 
 /// Makes names be asked of the machine's resolver.
-fn use_resolver() {
-    // This distro's settings came with its archive.
-    shell(ALPHA, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
+fn use_resolver(distro: &str) {
+    // Its settings came with its archive.
+    shell(distro, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
 }
 
 #[test]

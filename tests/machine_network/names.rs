@@ -5,14 +5,14 @@ use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 use std::thread;
 
-use crate::containers::slowly;
+use crate::containers::{install, slowly};
 use crate::fixture::{ALPHA, in_distro, shell};
 use crate::use_resolver;
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn b197_a_name_is_found_and_its_server_answers() {
-    use_resolver();
+    use_resolver(ALPHA);
     shell(ALPHA, "getent hosts deb.debian.org");
     let request = "HEAD /debian/dists/trixie/InRelease HTTP/1.1\\r\\nHost: deb.debian.org\\r\\n\
                    User-Agent: wslr\\r\\nConnection: close\\r\\n\\r\\n";
@@ -25,7 +25,7 @@ fn b197_a_name_is_found_and_its_server_answers() {
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn b220_the_check_tells_at_which_step_the_world_is_lost() {
-    use_resolver();
+    use_resolver(ALPHA);
     let check = |place: &[&str]| {
         let words = [&["wslinfo", "--check-connectivity"], place].concat();
         let output = in_distro(ALPHA, &words);
@@ -115,7 +115,7 @@ fn serve_names(at: &str, last: u8) {
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn b202_a_change_of_the_hosts_resolver_is_seen_by_the_next_question() {
-    use_resolver();
+    use_resolver(ALPHA);
     let settings = Settings::keep();
     for (at, last) in [("127.0.0.1", 1), ("127.0.0.2", 2)] {
         serve_names(at, last);
@@ -130,10 +130,8 @@ fn b202_a_change_of_the_hosts_resolver_is_seen_by_the_next_question() {
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn long_b200_dig_has_records_of_every_type_by_datagram_and_by_stream() {
-    use_resolver();
-    slowly("apt-get -q update");
-    let install = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install";
-    slowly(&format!("{install} bind9-dnsutils"));
+    use_resolver(ALPHA);
+    install("--no-install-recommends bind9-dnsutils");
     let settings = Settings::keep();
     serve_names("127.0.0.3", 3);
     fs::write(RESOLVER, "nameserver 127.0.0.3\n").unwrap();

@@ -5,15 +5,14 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use crate::fixture::{ALPHA, BETA, configure, home, in_distro, run_tool, shell};
+use crate::fixture::{ALPHA, BETA, home, in_distro, restart_with, run_tool, shell};
 use crate::support::wait_for;
-use crate::{own_address, port, use_resolver};
+use crate::{own_address, port, start_listener, use_resolver};
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn z_b196_an_isolated_distro_has_a_network_of_its_own() {
-    configure(&format!("[wslr]\nisolatedDistributions={BETA}\n"));
-    home().wslr(["--shutdown"]).run();
+    restart_with(&format!("[wslr]\nisolatedDistributions={BETA}\n"));
     let network = |distro| shell(distro, "readlink /proc/self/ns/net");
     assert_ne!(network(ALPHA), network(BETA));
     let told = shell(BETA, "ls /sys/class/net | xargs; wslinfo --networking-mode");
@@ -32,7 +31,7 @@ fn z_b196_an_isolated_distro_has_a_network_of_its_own() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "of the machine", "{output:?}");
     server.join().unwrap();
     // Names are found, the host's loopback is not.
-    shell(BETA, "rm -f /etc/resolv.conf; ln -s /mnt/wsl/resolv.conf /etc/resolv.conf");
+    use_resolver(BETA);
     shell(BETA, "getent hosts deb.debian.org");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let number = listener.local_addr().unwrap().port();
@@ -44,15 +43,7 @@ fn z_b196_an_isolated_distro_has_a_network_of_its_own() {
              print 'listens'; while ($c = $s->accept) {{ print $c '{what}'; close $c }}"
         )
     };
-    let mut sessions = [BETA, ALPHA].map(|distro| {
-        let mut test = home().wslr(["-d", distro, "--", "perl", "-MIO::Socket::IP", "-e"]);
-        let command = test.command().arg(server(distro)).stdin(std::process::Stdio::null());
-        let mut session = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-        let mut said = [0; 7];
-        session.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
-        assert_eq!(&said, b"listens", "{distro}");
-        session
-    });
+    let mut sessions = [BETA, ALPHA].map(|distro| start_listener(distro, &server(distro)));
     wait_for("the port", || TcpStream::connect("127.0.0.1:8221").is_ok());
     let mut answer = String::new();
     TcpStream::connect("127.0.0.1:8221").unwrap().read_to_string(&mut answer).unwrap();
@@ -62,8 +53,7 @@ fn z_b196_an_isolated_distro_has_a_network_of_its_own() {
         session.kill().unwrap();
         session.wait().unwrap();
     }
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }
 
 #[test]
@@ -107,8 +97,7 @@ fn z_b197_ipv6_reaches_another_host_from_end_to_end() {
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn z_b205_a_kernel_without_ipv6_has_its_ports_on_the_host_all_the_same() {
-    configure("kernelCommandLine=ipv6.disable=1\n");
-    home().wslr(["--shutdown"]).run();
+    restart_with("kernelCommandLine=ipv6.disable=1\n");
     assert_eq!(shell(ALPHA, "ls /proc/net/if_inet6 2>/dev/null || true"), "");
     let server = "$s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 8231, \
                   Listen => 5) or die $!; while ($c = $s->accept) { print $c 'four'; close $c }";
@@ -127,18 +116,15 @@ fn z_b205_a_kernel_without_ipv6_has_its_ports_on_the_host_all_the_same() {
     server.join().unwrap();
     session.kill().unwrap();
     session.wait().unwrap();
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
-    configure("networkingMode=none\n");
-    home().wslr(["--shutdown"]).run();
+    restart_with("networkingMode=none\n");
     assert_eq!(shell(ALPHA, "ls /sys/class/net; wslinfo --networking-mode"), "lo\nnone\n");
-    configure("networkingMode=bridged\nlocalhostForwarding=false\n[wslr]\nhostLoopback=false\n");
-    home().wslr(["--shutdown"]).run();
+    restart_with("networkingMode=bridged\nlocalhostForwarding=false\n[wslr]\nhostLoopback=false\n");
     let output = in_distro(ALPHA, &["wslinfo", "-n", "--networking-mode"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("falling back to networkingMode nat"), "{said}");
@@ -146,29 +132,23 @@ fn z_b207_b209_b212_the_network_is_as_the_settings_have_it() {
     // Neither way through the loopback addresses.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let number = listener.local_addr().unwrap().port();
-    use_resolver();
+    use_resolver(ALPHA);
     let line = format!("exec 3<>/dev/tcp/host.wslr.internal/{number}");
     assert!(!in_distro(ALPHA, &["bash", "-c", &line]).status.success());
     let server = "$s = IO::Socket::IP->new(LocalPort => 8203, Listen => 5) or die $!; \
                   $| = 1; print 'listens'; sleep 3600";
-    let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", server]);
-    let output = test.command().stdin(std::process::Stdio::null());
-    let mut session = output.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut said = [0; 7];
-    session.stdout.take().unwrap().read_exact(&mut said).unwrap();
-    assert_eq!((&said, port(8203)), (b"listens", None));
+    let mut session = start_listener(ALPHA, server);
+    assert_eq!(port(8203), None);
     assert!(TcpStream::connect("127.0.0.1:8203").is_err());
     session.kill().unwrap();
     session.wait().unwrap();
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }
 
 #[test]
 #[ignore = "needs a KVM that boots stock kernels"]
 fn z_b213_b214_the_ports_of_distros_and_of_the_host_are_one() {
-    configure(&format!("networkingMode=mirrored\n[wslr]\nisolatedDistributions={BETA}\n"));
-    home().wslr(["--shutdown"]).run();
+    restart_with(&format!("networkingMode=mirrored\n[wslr]\nisolatedDistributions={BETA}\n"));
     let listener = TcpListener::bind("127.0.0.1:8231").unwrap();
     let socket = UdpSocket::bind("127.0.0.1:8232").unwrap();
     let output = in_distro(ALPHA, &["wslinfo", "-n", "--networking-mode"]);
@@ -222,16 +202,12 @@ fn z_b213_b214_the_ports_of_distros_and_of_the_host_are_one() {
     drop(listener);
     let server = "$s = IO::Socket::IP->new(LocalPort => 8235, Listen => 5) or die $!; \
                   $| = 1; print 'listens'; sleep 3600";
-    let mut test = home().wslr(["-d", ALPHA, "--", "perl", "-MIO::Socket::IP", "-e", server]);
-    let command = test.command().stdin(std::process::Stdio::null());
-    let mut session = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    session.stdout.take().unwrap().read_exact(&mut [0; 7]).unwrap();
+    let mut session = start_listener(ALPHA, server);
     wait_for("the distro's port", || TcpListener::bind("127.0.0.1:8235").is_err());
     session.kill().unwrap();
     session.wait().unwrap();
     wait_for("its end", || TcpListener::bind("127.0.0.1:8235").is_ok());
     // What was a distro's a moment ago was never the host's.
     assert!(bind(ALPHA, tcp, 8235));
-    configure("");
-    home().wslr(["--shutdown"]).run();
+    restart_with("");
 }

@@ -65,6 +65,12 @@ pub fn configure(more: &str) {
     home().write(".wslconfig", format!("{CONFIGURATION}{more}"));
 }
 
+/// The same, and ends the machine, whose next start has them.
+pub fn restart_with(more: &str) {
+    configure(more);
+    home().wslr(["--shutdown"]).run();
+}
+
 /// Runs words in a distro, without input.
 pub fn in_distro(distro: &str, words: &[&str]) -> Output {
     let mut test = home().wslr(["-d", distro, "--"]);
