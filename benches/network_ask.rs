@@ -65,11 +65,11 @@ fn answer(socket: &UdpSocket, to: impl Fn(&[u8]) -> Vec<u8>) {
 }
 
 /// Asks for [`TIME`] and prints how often a second that was.
-fn measure(what: &str, mut once: impl FnMut(u16) -> bool) {
-    let (mut count, mut lost) = (0_u16, 0);
+fn measure(what: &str, mut once: impl FnMut(u32) -> bool) {
+    let (mut count, mut lost) = (0_u32, 0);
     let started = Instant::now();
     while started.elapsed() < TIME {
-        count = count.wrapping_add(1);
+        count += 1;
         lost += u32::from(!once(count));
     }
     let rate = f64::from(count) / started.elapsed().as_secs_f64();
@@ -92,7 +92,7 @@ fn ask(address: &str, resolver: &str) {
         // As a program does that asks once: with a socket of its own.
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.set_read_timeout(PATIENCE).unwrap();
-        let [high, low] = number.to_be_bytes();
+        let [.., high, low] = number.to_be_bytes();
         let mut question = vec![high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         question.extend(b"\x04name\x07example\0\0\x01\0\x01");
         let mut bytes = [0; 512];

@@ -1,6 +1,40 @@
 # shellcheck shell=bash
-# A guest of QEMU that answers commands over SSH, made in a machine of the rig of what is in
-# the rig's own system: what benchmarks compare a distro with. To be sourced there.
+# What benchmarks in a machine of the rig share. To be sourced, from the top of the repository
+# where they begin, and in the machine, where BENCH_INSIDE is set.
+#
+# In the machine there is a distro D, of version 2, and a guest of QEMU that answers commands
+# over SSH, made of what is in the rig's own system: what a distro is compared with.
+
+# Runs this benchmark's script in a machine of the rig: its name, then its arguments. Files of
+# the directory `files` come along.
+in_rig() {
+    local script=$1 machine=$1-benchmark file
+    shift
+    # shellcheck disable=SC2064
+    trap "tests/rig/stop '$machine'; rm -rf '$files'" EXIT
+    tests/rig/start "$machine"
+    tar --sparse -cf "$files/files.tar" -C "$(dirname "$wslr")" "$(basename "$wslr")" \
+        -C "$rig_cache" distro.tar data/kernels
+    for file in "$files"/*.tar; do tests/rig/put "$machine" "$file" "/bench/${file##*/}"; done
+    for file in "$script" rig.sh; do tests/rig/put "$machine" "benches/$file" "/bench/benches/$file"; done
+    tests/rig/exec "$machine" env BENCH_INSIDE=1 bash "/bench/benches/$script" "$@"
+}
+
+# In the machine: a home with what came along, in /bench.
+enter_home() {
+    export HOME=/bench XDG_RUNTIME_DIR=/bench/run WSLR_DATA_DIR=/bench/data WSL_DISABLE_WARNINGS=1
+    wslr=/bench/wslr tar=/bench/distro.tar
+    mkdir -m 700 -p "$XDG_RUNTIME_DIR"
+    # busybox prefers its own tar, which knows no sparse files.
+    /usr/bin/tar -C /bench -xf /bench/files.tar
+}
+
+# Installs D in the home, with the settings of all benchmarks; arguments are the installation's.
+install_distro() {
+    printf '%s\n' '[general]' instanceIdleTimeout=-1 '[wsl2]' processors=1 memory=768MB swap=0 \
+        kernelBootTimeout=300000 distributionStartTimeout=300000 >"$HOME/.wslconfig"
+    "$wslr" --install --no-launch --name D --from-file "$tar" "$@" >/dev/null
+}
 
 # Makes the key, and the initramfs /bench/peer.cpio with these programs and what they need.
 make_peer() {
@@ -51,7 +85,6 @@ start_peer() {
         -kernel /bench/data/kernels/current/vmlinux -initrd /bench/peer.cpio \
         -append "console=ttyS0 quiet no_timer_check panic=-1 $words" -serial "file:/bench/$name.log" \
         "$@" </dev/null >"/bench/$name.qemu.log" 2>&1 &
-    # shellcheck disable=SC2034
     peer_pid=$!
     for _ in $(seq 120); do
         over_ssh "$port" true </dev/null 2>/dev/null && return
@@ -61,9 +94,16 @@ start_peer() {
     return 1
 }
 
-# Runs a command in the guest whose shell is on that port.
+# Ends the guest that was started last.
+stop_peer() {
+    kill "$peer_pid" 2>/dev/null || true
+    wait "$peer_pid" 2>/dev/null || true
+}
+
+# Runs a command in the guest whose shell is on that port; what is said of it is kept in
+# /bench/ssh.log.
 over_ssh() {
     local port=$1
     shift
-    dbclient -y -y -i /bench/key -p "$port" root@127.0.0.1 "$@" 2>/dev/null
+    dbclient -y -y -i /bench/key -p "$port" root@127.0.0.1 "$@" 2>>/bench/ssh.log
 }
