@@ -48,13 +48,15 @@ need_qemu() {
 }
 
 # Fills the array `qemu_command` with the machine, without its channels. Words are added to
-# the kernel's command line. On a busy host the check of the timer would fail.
+# the kernel's command line. On a busy host the check of the timer would fail. Where the
+# machine's kernel splits a huge page under a guest, the software CPU now and then loses the
+# guest's place: it stands still or has a triple fault.
 use_qemu() {
     qemu_command=(
         qemu-system-x86_64 -accel tcg,thread=multi -cpu EPYC-Milan,+svm,+npt
         -smp "$rig_processors" -M q35 -m "$rig_memory" -nodefaults -nographic -no-reboot
         -kernel "$rig_cache/kernel/vmlinux" -initrd "$rig_cache/initramfs"
-        -append "console=ttyS0 panic=-1 mitigations=off quiet no_timer_check cryptomgr.notests $*"
+        -append "console=ttyS0 panic=-1 mitigations=off quiet no_timer_check cryptomgr.notests transparent_hugepage=never $*"
         -device virtio-scsi-pci,id=scsi -device virtio-rng-pci
         -drive "file=$rig_cache/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe,discard=unmap"
         -device scsi-hd,bus=scsi.0,lun=0,drive=root
