@@ -54,7 +54,9 @@ impl Vm {
         let logs = supervisor.paths.logs();
         let fail = |machine: &Arc<dyn Machine>| {
             machine.kill();
-            match machine.wait() {
+            let exit = machine.wait();
+            log(format_args!("{exit}"));
+            match exit {
                 exit @ (Exit::Reset | Exit::Failure { .. }) => {
                     Some(crash(kind, machine.as_ref(), exit, &logs))
                 }

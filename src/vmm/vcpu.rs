@@ -165,8 +165,8 @@ fn handle(exit: VcpuExit<'_>, shared: &Shared) -> Option<Exit> {
         }
         VcpuExit::IoOut(port, data) => ports::write(port, data, &shared.log),
         VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen => None,
-        // A triple fault: how an x86 kernel resets where nothing else does.
-        VcpuExit::Shutdown => Some(Exit::Reset),
+        // No kernel of ours resets this way, so that it has said nothing.
+        VcpuExit::Shutdown => failure("triple fault".to_owned()),
         VcpuExit::SystemEvent(kind, _) => match kind {
             kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => Some(Exit::PowerOff),
             kvm_bindings::KVM_SYSTEM_EVENT_RESET | kvm_bindings::KVM_SYSTEM_EVENT_CRASH => {
