@@ -443,8 +443,12 @@ fn ports(cycles: u64) {
             );
         }
     }
-    // Connections that only tried are over soon.
-    thread::sleep(Duration::from_secs(1));
-    println!("left: {} ports, {} flows", link.ports.list().len(), link.flows());
+    // What only tried is over soon.
+    let started = Instant::now();
+    while link.flows() > 0 && started.elapsed() < Duration::from_secs(90) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let (ports, flows) = (link.ports.list().len(), link.flows());
+    println!("left: {ports} ports, {flows} flows after {:?}", started.elapsed());
     std::process::exit(0);
 }

@@ -7,6 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::epoll::EventSet;
+
 use super::addresses::Addresses;
 use super::encode::Encoder;
 use super::packet::{self, Icmp, Ipv4, Ipv6, UDP, Udp};
@@ -36,8 +38,9 @@ pub struct Flow {
     pub socket: Datagrams,
     /// Whether it stands in the list of those with something for the guest.
     pub listed: bool,
-    /// The socket may have something.
+    /// The socket may have something, a word of what did not arrive included.
     pub readable: bool,
+    failed: bool,
     used: Instant,
 }
 
@@ -51,7 +54,13 @@ impl Flow {
             Port::Udp(guest) => Datagrams::udp(guest.is_ipv6())?,
             Port::Echo(guest, _) => Datagrams::echo(guest.is_ipv6())?,
         };
-        Ok(Self { port, socket, listed: false, readable: false, used: now })
+        Ok(Self { port, socket, listed: false, readable: false, failed: false, used: now })
+    }
+
+    /// What `epoll` says of the socket.
+    pub fn socket_event(&mut self, events: EventSet) {
+        self.failed |= events.contains(EventSet::ERROR);
+        self.readable |= self.failed || events.contains(EventSet::IN);
     }
 
     /// When it ends, if it is not used until then.
@@ -90,9 +99,14 @@ impl Flow {
             Some(addresses) => Some(addresses.seen_by_guest(place)),
             None => (!place.ip().is_loopback()).then_some(place),
         };
-        if let Some(undelivered) = self.socket.undelivered() {
-            let destination = seen(undelivered.destination)?;
-            return self.report(encoder, Undelivered { destination, ..undelivered });
+        if self.failed {
+            match self.socket.undelivered() {
+                Some(undelivered) => {
+                    let destination = seen(undelivered.destination)?;
+                    return self.report(encoder, Undelivered { destination, ..undelivered });
+                }
+                None => self.failed = false,
+            }
         }
         match self.socket.receive(scratch) {
             Ok((length, Some(from))) => {

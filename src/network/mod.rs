@@ -17,6 +17,7 @@
 
 pub mod addresses;
 mod datagram;
+mod delay;
 mod dns;
 mod encode;
 pub mod host_ports;

@@ -665,7 +665,7 @@ impl Link for Nat {
         }
         match self.flows.get_mut(&id) {
             Some(Flow::Door(door)) => {
-                door.readable = true;
+                door.socket_event(events);
                 self.settle(id);
             }
             Some(Flow::Connection(connection)) => {
@@ -674,7 +674,7 @@ impl Link for Nat {
                 self.carry_out(id, verdict, was_connecting);
             }
             Some(Flow::Port(flow)) => {
-                flow.readable |= events.intersects(EventSet::IN | EventSet::ERROR);
+                flow.socket_event(events);
                 self.settle(id);
             }
             Some(Flow::Question(_)) => self.answered(id, false, now),

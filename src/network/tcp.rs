@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
 
+use super::delay::Delay;
 use super::encode::{Encoder, Head};
 use super::parse::{ACK, FIN, PSH, RST, SYN, Segment};
 use super::socket;
@@ -136,6 +137,7 @@ pub struct Connection {
     expected: u32,
     announced: u32,
     acknowledge: bool,
+    delay: Delay,
     /// Acknowledgments that are to repeat the last one, so that the guest knows of a gap.
     repeats: u8,
     /// Bytes from beyond a gap, with their sequence numbers, in order and apart.
@@ -199,6 +201,7 @@ impl Connection {
             expected,
             announced: expected,
             acknowledge: false,
+            delay: Delay::default(),
             repeats: 0,
             kept: VecDeque::new(),
             backlog: Store::default(),
@@ -243,7 +246,7 @@ impl Connection {
 
     /// When to call [`Connection::expire`].
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        self.delay.deadline().map_or(self.deadline, |delayed| delayed.min(self.deadline))
     }
 
     /// Whether both sides have said their last: the guest may use the ports anew.
@@ -449,8 +452,14 @@ impl Connection {
             self.acknowledge |= offset != 0;
             return self.verdict();
         }
-        self.acknowledge = true;
-        self.data(segment)
+        // The end, and what comes with a gap before or behind it, is acknowledged at once.
+        let plain = !segment.has(FIN) && offset == 0 && self.kept.is_empty();
+        let waits = self.delay.asked(now) && plain;
+        self.acknowledge |= !waits;
+        let verdict = self.data(segment);
+        // So is what fills the room up.
+        self.acknowledge |= !self.backlog.is_empty();
+        verdict
     }
 
     /// Takes the acknowledgment; false where the segment is of no use beyond it.
@@ -700,6 +709,7 @@ impl Connection {
         }
         let told = u32::from(window) << if answering { 0 } else { shift };
         self.announced = self.expected.wrapping_add(told);
+        self.delay.told(length > 0, now);
         self.repeats = self.repeats.saturating_sub(1);
         self.acknowledge = self.repeats > 0;
         self.life_due = false;
@@ -728,6 +738,10 @@ impl Connection {
     pub fn expire(&mut self, now: Instant) -> Verdict {
         if self.phase == Phase::Connecting {
             return Verdict::Failed(ErrorKind::TimedOut);
+        }
+        if self.delay.expire(now) {
+            self.acknowledge = true;
+            return Verdict::Continues;
         }
         if self.phase == Phase::Open && !self.waits() && self.silence() == QUIET {
             self.sent.tidy();

@@ -3,9 +3,11 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
+use nix::unistd::{Gid, Uid, fchown};
 use wslr::guest::interface;
 use wslr::network::addresses;
 
@@ -32,6 +34,16 @@ impl Services {
             socket
         });
         Self { listeners: listeners.collect(), sockets: sockets.collect() }
+    }
+
+    /// Makes them another user's, as those of a shared host are.
+    fn give_away(&self) {
+        let nobody = (Some(Uid::from_raw(65_534)), Some(Gid::from_raw(65_534)));
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
+        for socket in listeners.chain(self.sockets.iter().map(AsFd::as_fd)) {
+            fchown(socket, nobody.0, nobody.1).unwrap();
+            assert_eq!(fstat(socket).unwrap().st_uid, 65_534);
+        }
     }
 
     fn assert_untouched(&self) {
@@ -162,6 +174,7 @@ fn names(link: &Link) -> Vec<IpAddr> {
 
 #[test]
 fn nothing_of_the_hosts_own_is_reached_by_any_name_or_frame() {
+    let is_root = nix::unistd::geteuid().is_root();
     if !as_root() {
         return;
     }
@@ -170,6 +183,11 @@ fn nothing_of_the_hosts_own_is_reached_by_any_name_or_frame() {
     let hosts = ["127.0.0.1", "127.0.0.53", "127.255.255.254", "169.254.169.254", "::1"];
     let port = 8300;
     let services = Services::start(&hosts, port);
+    let others = Services::start(&hosts, port + 2);
+    // A user namespace has one user.
+    if is_root {
+        others.give_away();
+    }
     // They answer to the host.
     for host in hosts {
         drop(connect(address(host, port)));
@@ -179,7 +197,8 @@ fn nothing_of_the_hosts_own_is_reached_by_any_name_or_frame() {
     // As programs try, where the guest's own kernel has a way there.
     let tried = names.clone();
     link.in_guest(move || {
-        for name in tried.iter().filter(|name| !name.is_loopback() && !name.is_unspecified()) {
+        let tried = tried.iter().filter(|name| !name.is_loopback() && !name.is_unspecified());
+        for (name, port) in tried.flat_map(|name| [(name, port), (name, port + 2)]) {
             let place = SocketAddr::new(*name, port);
             let limit = Duration::from_millis(100);
             assert!(TcpStream::connect_timeout(&place, limit).is_err(), "{place}");
@@ -195,7 +214,8 @@ fn nothing_of_the_hosts_own_is_reached_by_any_name_or_frame() {
     let mut packets = Vec::new();
     for (from, to) in sources.iter().flat_map(|from| names.iter().map(move |to| (*from, *to))) {
         if from.is_ipv4() == to.is_ipv4() {
-            packets.extend([6, 17].map(|protocol| packet(from, to, protocol, port)));
+            let ways = [(6, port), (17, port), (6, port + 2), (17, port + 2)];
+            packets.extend(ways.map(|(protocol, port)| packet(from, to, protocol, port)));
         }
     }
     // That such frames arrive is seen by one that is allowed.
@@ -205,6 +225,7 @@ fn nothing_of_the_hosts_own_is_reached_by_any_name_or_frame() {
     allowed.set_read_timeout(Some(crate::PATIENCE)).unwrap();
     assert_eq!(allowed.recv(&mut [0; 10]).unwrap(), 1);
     services.assert_untouched();
+    others.assert_untouched();
     // Only the allowed one has a flow.
     wait_for("refused connections to end", || link.flows() <= 1 + names.len());
     assert_eq!(link.connections(), 0);

@@ -122,6 +122,55 @@ fn b197_connections_carry_data_both_ways_over_both_versions_of_ip() {
     wait_for("the flows to end", || link.flows() == 0);
 }
 
+/// How many frames the guest has been given.
+fn frames_to_guest(link: &Link) -> u64 {
+    link.in_guest(|| {
+        let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let line = table.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn an_answer_brings_the_acknowledgment_of_its_question() {
+    const ROUNDS: u64 = 500;
+    if !as_root() {
+        return;
+    }
+    let link = Link::new();
+    let (listener, place) = listener(HOST4);
+    let before = frames_to_guest(&link);
+    let guest = link.guest(move || {
+        let mut stream = connect(place);
+        stream.set_nodelay(true).unwrap();
+        for _ in 0..ROUNDS {
+            stream.write_all(b"?").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        }
+        // A question in two parts, the second of which waits for the first's acknowledgment.
+        stream.set_nodelay(false).unwrap();
+        for _ in 0..10 {
+            stream.write_all(b"?").unwrap();
+            stream.write_all(b"?").unwrap();
+            stream.read_exact(&mut [0; 2]).unwrap();
+        }
+    });
+    let mut stream = accept(&listener);
+    stream.set_nodelay(true).unwrap();
+    for _ in 0..ROUNDS {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"!").unwrap();
+    }
+    let frames = frames_to_guest(&link) - before;
+    // A machine that is busy has answers that come too late to be waited for.
+    assert!(frames < ROUNDS * 2 - ROUNDS / 5, "{frames} frames");
+    for _ in 0..10 {
+        stream.read_exact(&mut [0; 2]).unwrap();
+        stream.write_all(b"!!").unwrap();
+    }
+    guest.join().unwrap();
+}
+
 #[test]
 fn what_cannot_be_reached_fails_at_once_as_on_the_host() {
     if !as_root() {

@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::epoll::EventSet;
+
 use super::{Flow, MAXIMUM_CONNECTIONS, Nat};
 use crate::network::addresses::Place;
 use crate::network::ports::{Port, Ports, Way};
@@ -46,6 +48,16 @@ pub(super) struct Door {
     pub listed: bool,
     /// The socket may have something.
     pub readable: bool,
+    /// What the network says of an answer is to be put aside.
+    failed: bool,
+}
+
+impl Door {
+    /// What `epoll` says of the socket.
+    pub(super) fn socket_event(&mut self, events: EventSet) {
+        self.failed |= events.contains(EventSet::ERROR);
+        self.readable = true;
+    }
 }
 
 #[derive(Debug)]
@@ -222,7 +234,7 @@ impl Nat {
     fn add_doors(&mut self, port: Port, sockets: Vec<Socket>) -> Vec<u64> {
         let doors = sockets.into_iter().filter_map(|socket| {
             let number = socket.number();
-            let door = Door { port, socket, listed: false, readable: false };
+            let door = Door { port, socket, listed: false, readable: false, failed: false };
             self.insert(Flow::Door(door), number)
         });
         doors.collect()
@@ -299,8 +311,10 @@ impl Nat {
     fn receive_inbound(&mut self, id: u64) {
         let Some(Flow::Door(door)) = self.flows.get_mut(&id) else { return };
         let Socket::Datagrams(socket) = &door.socket else { return };
-        // What the network says of an answer: the guest has done what it could.
-        let _ = socket.undelivered();
+        if door.failed {
+            // What the network says of an answer: the guest has done what it could.
+            door.failed = socket.undelivered().is_some();
+        }
         let (length, client) = match socket.receive(&mut self.scratch) {
             Ok((length, Some(client))) => (length, client),
             Ok((_, None)) => return,
