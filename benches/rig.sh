@@ -100,10 +100,10 @@ stop_peer() {
     wait "$peer_pid" 2>/dev/null || true
 }
 
-# Runs a command in the guest whose shell is on that port; what is said of it is kept in
-# /bench/ssh.log.
+# Runs a command in the guest whose shell is on that port, for two minutes at most; what is said
+# of it is kept in /bench/ssh.log.
 over_ssh() {
     local port=$1
     shift
-    dbclient -y -y -i /bench/key -p "$port" root@127.0.0.1 "$@" 2>>/bench/ssh.log
+    timeout 120 dbclient -y -y -i /bench/key -p "$port" root@127.0.0.1 "$@" 2>>/bench/ssh.log
 }
