@@ -17,7 +17,10 @@ in_rig() {
         -C "$rig_cache" distro.tar data/kernels
     for file in "$files"/*.tar; do tests/rig/put "$machine" "$file" "/bench/${file##*/}"; done
     for file in "$script" rig.sh; do tests/rig/put "$machine" "benches/$file" "/bench/benches/$file"; done
-    tests/rig/exec "$machine" env BENCH_INSIDE=1 bash "/bench/benches/$script" "$@"
+    tests/rig/exec "$machine" env BENCH_INSIDE=1 bash "/bench/benches/$script" "$@" && return
+    echo "$script: failed; what the machine said last:" >&2
+    tail -n 30 "$rig_cache/machines/$machine/console.log" "$rig_cache/machines/$machine/qemu.log" >&2
+    return 1
 }
 
 # In the machine: a home with what came along, in /bench.
