@@ -1,4 +1,9 @@
 //! The one interrupt of a memory-mapped device, and why it was raised.
+//!
+//! A driver reads why and acknowledges what it has read (virtio 1.2, 4.2.2 and 4.2.3.4). That
+//! queues have used buffers, the most frequent reason by far, is forgotten when it is read:
+//! so nothing is left to be done for the acknowledgment, which KVM can take without a way out
+//! to this process.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::devices::Interrupt;
 
 /// `InterruptStatus`: a queue has used buffers.
-const USED_BUFFERS: u32 = 1;
+pub const USED_BUFFERS: u32 = 1;
 /// `InterruptStatus`: the configuration changed.
 const CONFIGURATION: u32 = 2;
 
@@ -21,6 +26,8 @@ pub struct LineInterrupt {
     generation: AtomicU32,
     /// KVM raises the line when this is signalled.
     pub line: EventFd,
+    /// KVM signals this where the driver acknowledges used buffers; nobody listens.
+    pub acknowledged: EventFd,
 }
 
 impl LineInterrupt {
@@ -33,12 +40,13 @@ impl LineInterrupt {
             status: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             line: EventFd::new(EFD_NONBLOCK)?,
+            acknowledged: EventFd::new(EFD_NONBLOCK)?,
         })
     }
 
-    /// Why the line was raised since the last acknowledgement.
-    pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+    /// Tells the driver why the line was raised since it last asked.
+    pub fn tell_status(&self) -> u32 {
+        self.status.fetch_and(!USED_BUFFERS, Ordering::SeqCst)
     }
 
     /// Counts changes of the configuration.

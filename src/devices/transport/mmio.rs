@@ -18,7 +18,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::interrupt::LineInterrupt;
+use super::interrupt::{LineInterrupt, USED_BUFFERS};
 use super::state::{QueueRegisters, TransportState};
 use crate::devices::{Activation, ActiveQueue, GuestMemory, Interrupt, VirtioDevice};
 use crate::vmm::kvm::KvmError;
@@ -70,7 +70,7 @@ impl Transport {
         })
     }
 
-    /// Connects notifications and the interrupt line with KVM.
+    /// Connects notifications, the interrupt line and its acknowledgment with KVM.
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -80,6 +80,10 @@ impl Transport {
             vm.register_ioevent(event, &address, queue)
                 .map_err(KvmError::call("connect a queue's notification"))?;
         }
+        let address =
+            IoEventAddress::Mmio(window + u64::from(registers::VIRTIO_MMIO_INTERRUPT_ACK));
+        vm.register_ioevent(&self.interrupt.acknowledged, &address, USED_BUFFERS)
+            .map_err(KvmError::call("connect an interrupt's acknowledgment"))?;
         vm.register_irqfd(&self.interrupt.line, line)
             .map_err(KvmError::call("connect an interrupt line"))
     }
@@ -141,7 +145,7 @@ impl Transport {
             registers::VIRTIO_MMIO_QUEUE_READY => {
                 self.selected().map_or(0, |queue| queue.ready.into())
             }
-            registers::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
+            registers::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.tell_status(),
             registers::VIRTIO_MMIO_STATUS => self.state.status,
             registers::VIRTIO_MMIO_SHM_LEN_LOW
             | registers::VIRTIO_MMIO_SHM_LEN_HIGH

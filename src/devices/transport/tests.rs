@@ -115,7 +115,15 @@ fn a_driver_finds_negotiates_starts_and_resets_the_device() {
     record.lock().unwrap().interrupt.as_ref().unwrap().queue_used(0);
     assert_eq!(read(&transport, registers::VIRTIO_MMIO_INTERRUPT_STATUS), 1);
     assert_eq!(transport.interrupt.line.read().unwrap(), 1);
-    write(&mut transport, registers::VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    // It is told once, whatever becomes of the acknowledgment.
+    assert_eq!(read(&transport, registers::VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    record.lock().unwrap().interrupt.as_ref().unwrap().queue_used(0);
+    record.lock().unwrap().interrupt.as_ref().unwrap().configuration_changed();
+    assert_eq!(read(&transport, registers::VIRTIO_MMIO_INTERRUPT_STATUS), 3);
+    assert_eq!(transport.interrupt.line.read().unwrap(), 2);
+    // A change of the configuration is told until it is acknowledged.
+    assert_eq!(read(&transport, registers::VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    write(&mut transport, registers::VIRTIO_MMIO_INTERRUPT_ACK, 2);
     assert_eq!(read(&transport, registers::VIRTIO_MMIO_INTERRUPT_STATUS), 0);
 
     write(&mut transport, registers::VIRTIO_MMIO_STATUS, 0);
