@@ -40,7 +40,6 @@ pub struct Flow {
     pub listed: bool,
     /// The socket may have something, a word of what did not arrive included.
     pub readable: bool,
-    failed: bool,
     used: Instant,
 }
 
@@ -54,13 +53,13 @@ impl Flow {
             Port::Udp(guest) => Datagrams::udp(guest.is_ipv6())?,
             Port::Echo(guest, _) => Datagrams::echo(guest.is_ipv6())?,
         };
-        Ok(Self { port, socket, listed: false, readable: false, failed: false, used: now })
+        Ok(Self { port, socket, listed: false, readable: false, used: now })
     }
 
     /// What `epoll` says of the socket.
     pub fn socket_event(&mut self, events: EventSet) {
-        self.failed |= events.contains(EventSet::ERROR);
-        self.readable |= self.failed || events.contains(EventSet::IN);
+        self.socket.note(events);
+        self.readable |= events.intersects(EventSet::IN | EventSet::ERROR);
     }
 
     /// When it ends, if it is not used until then.
@@ -99,14 +98,9 @@ impl Flow {
             Some(addresses) => Some(addresses.seen_by_guest(place)),
             None => (!place.ip().is_loopback()).then_some(place),
         };
-        if self.failed {
-            match self.socket.undelivered() {
-                Some(undelivered) => {
-                    let destination = seen(undelivered.destination)?;
-                    return self.report(encoder, Undelivered { destination, ..undelivered });
-                }
-                None => self.failed = false,
-            }
+        if let Some(undelivered) = self.socket.undelivered() {
+            let destination = seen(undelivered.destination)?;
+            return self.report(encoder, Undelivered { destination, ..undelivered });
         }
         match self.socket.receive(scratch) {
             Ok((length, Some(from))) => {

@@ -12,16 +12,18 @@ use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
     SockaddrStorage, bind, connect, listen, recvfrom, recvmsg, sendto, setsockopt, socket,
 };
+use vmm_sys_util::epoll::EventSet;
 
 /// How many may wait at a listener. The kernel lets a caller beyond that try again a second
 /// later, and has a limit of its own.
 const WAITING: i32 = 4096;
 
-/// The socket, and whether it is of IPv6.
+/// The socket, whether it is of IPv6, and whether its queue of errors may have something.
 #[derive(Debug)]
 pub struct Datagrams {
     socket: OwnedFd,
     six: bool,
+    failed: bool,
 }
 
 /// Why a datagram did not arrive.
@@ -116,7 +118,7 @@ impl Datagrams {
         } else {
             setsockopt(&socket, Ipv4RecvErr, &true)?;
         }
-        Ok(Self { socket, six })
+        Ok(Self { socket, six, failed: false })
     }
 
     /// Its number, for `epoll_ctl`.
@@ -157,9 +159,19 @@ impl Datagrams {
         Ok((length, address.as_ref().and_then(plain)))
     }
 
+    /// Notes what `epoll` says: the queue of errors is read only where there is one.
+    pub fn note(&mut self, events: EventSet) {
+        self.failed |= events.contains(EventSet::ERROR);
+    }
+
     /// What the network says of a datagram that was sent.
-    #[must_use]
-    pub fn undelivered(&self) -> Option<Undelivered> {
+    pub fn undelivered(&mut self) -> Option<Undelivered> {
+        let undelivered = self.failed.then(|| self.next_error()).flatten();
+        self.failed = undelivered.is_some();
+        undelivered
+    }
+
+    fn next_error(&self) -> Option<Undelivered> {
         let mut space = nix::cmsg_space!([u8; 128]);
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         let message =

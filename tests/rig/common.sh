@@ -48,9 +48,9 @@ need_qemu() {
 }
 
 # Fills the array `qemu_command` with the machine, without its channels. Words are added to
-# the kernel's command line. On a busy host the check of the timer would fail. Where the
-# machine's kernel splits a huge page under a guest, the software CPU now and then loses the
-# guest's place: it stands still or has a triple fault.
+# the kernel's command line. On a busy host the check of the timer would fail. Under many
+# interrupts between its processors, as the split of a huge page under a guest makes them, the
+# software CPU now and then carries out a guest's exit twice: the guest stands still or faults.
 use_qemu() {
     qemu_command=(
         qemu-system-x86_64 -accel tcg,thread=multi -cpu EPYC-Milan,+svm,+npt

@@ -48,14 +48,14 @@ pub(super) struct Door {
     pub listed: bool,
     /// The socket may have something.
     pub readable: bool,
-    /// What the network says of an answer is to be put aside.
-    failed: bool,
 }
 
 impl Door {
     /// What `epoll` says of the socket.
     pub(super) fn socket_event(&mut self, events: EventSet) {
-        self.failed |= events.contains(EventSet::ERROR);
+        if let Socket::Datagrams(socket) = &mut self.socket {
+            socket.note(events);
+        }
         self.readable = true;
     }
 }
@@ -234,7 +234,7 @@ impl Nat {
     fn add_doors(&mut self, port: Port, sockets: Vec<Socket>) -> Vec<u64> {
         let doors = sockets.into_iter().filter_map(|socket| {
             let number = socket.number();
-            let door = Door { port, socket, listed: false, readable: false, failed: false };
+            let door = Door { port, socket, listed: false, readable: false };
             self.insert(Flow::Door(door), number)
         });
         doors.collect()
@@ -310,11 +310,9 @@ impl Nat {
     /// The next datagram of somebody who has come to a port.
     fn receive_inbound(&mut self, id: u64) {
         let Some(Flow::Door(door)) = self.flows.get_mut(&id) else { return };
-        let Socket::Datagrams(socket) = &door.socket else { return };
-        if door.failed {
-            // What the network says of an answer: the guest has done what it could.
-            door.failed = socket.undelivered().is_some();
-        }
+        let Socket::Datagrams(socket) = &mut door.socket else { return };
+        // What the network says of an answer: the guest has done what it could.
+        let _ = socket.undelivered();
         let (length, client) = match socket.receive(&mut self.scratch) {
             Ok((length, Some(client))) => (length, client),
             Ok((_, None)) => return,
