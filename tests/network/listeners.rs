@@ -174,6 +174,40 @@ fn b214_listening_and_its_end_are_told_whatever_way_they_come() {
 }
 
 #[test]
+fn nobody_is_woken_for_a_clients_datagrams_and_the_ports_of_clients_may_change() {
+    if !is_root_of_machine() {
+        return;
+    }
+    let mut listeners = watch_alone();
+    let is_woken = |listeners: &Listeners| {
+        let mut event = [PollFd::new(listeners.as_fd(), PollFlags::POLLIN)];
+        poll(&mut event, PollTimeout::ZERO).unwrap() == 1
+    };
+    for place in ["0.0.0.0:0", "[::]:0", "127.0.0.1:0", "0.0.0.0:32768", "0.0.0.0:60999"] {
+        drop(UdpSocket::bind(place).unwrap());
+        assert!(!is_woken(&listeners), "{place}");
+    }
+    for place in ["0.0.0.0:32767", "0.0.0.0:61000", "[::]:61000"] {
+        drop(UdpSocket::bind(place).unwrap());
+        assert!(is_woken(&listeners), "{place}");
+        assert!(matches!(
+            listeners.changes()[..],
+            [Event::PortOpened(_), Event::PortClosed { .. }]
+        ));
+    }
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 51000").unwrap();
+    assert_nothing(&mut listeners);
+    let server = UdpSocket::bind("0.0.0.0:40000").unwrap();
+    let told = opened(&mut listeners);
+    assert_eq!(told.port, 40000);
+    // What was told is taken back, even if the port is a client's now.
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "32768 60999").unwrap();
+    assert_nothing(&mut listeners);
+    drop(server);
+    assert_closed(&mut listeners, told.socket);
+}
+
+#[test]
 fn datagrams_are_told_when_a_port_is_bound_and_when_it_is_closed() {
     if !is_root_of_machine() {
         return;

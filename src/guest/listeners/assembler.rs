@@ -167,6 +167,11 @@ impl Assembler {
         self.jump(0x5d, left, right, 0, to);
     }
 
+    /// Jumps where the left register is less than the right one.
+    pub fn if_less(&mut self, left: Register, right: Register, to: Label) {
+        self.jump(0xad, left, right, 0, to);
+    }
+
     /// Jumps where two registers have a bit in common.
     pub fn if_common(&mut self, left: Register, right: Register, to: Label) {
         self.jump(0x4d, left, right, 0, to);

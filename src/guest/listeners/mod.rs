@@ -57,6 +57,7 @@ impl Listeners {
             listeners: Map::new(MapKind::Hash, 8, programs::RECORD as u32, MAXIMUM)?,
             names: Map::new(MapKind::Recent, 8, 16, MAXIMUM)?,
             loopback: Map::new(MapKind::Sockets, 8, 8, MAXIMUM)?,
+            chosen: Map::new(MapKind::Array, 4, 8, 1)?,
             lost: Map::new(MapKind::Array, 4, 4, 1)?,
             ring: ring.number(),
         };
@@ -79,6 +80,7 @@ impl Listeners {
     /// The system's.
     pub fn watch(&mut self, distro: Uuid, group: BorrowedFd<'_>) -> io::Result<()> {
         let watched = Watched { number: self.next, namespace: self.namespace };
+        self.chosen();
         programs::attach(&self.maps, watched, group)?;
         self.distros.retain(|_, other| *other != distro);
         self.distros.insert(self.next, distro);
@@ -86,9 +88,19 @@ impl Listeners {
         Ok(())
     }
 
+    /// The ports that clients are given, which the programs are told as well: somebody may have
+    /// changed them.
+    fn chosen(&self) -> (u16, u16) {
+        let chosen @ (first, last) = ports::chosen();
+        let value = [first, last].map(|port| u32::from(port).to_ne_bytes()).concat();
+        // Where it fails they tell of more ports than are wanted.
+        let _ = self.maps.chosen.set(&[0; 4], &value);
+        chosen
+    }
+
     /// What has changed. Never waits; there may be more.
     pub fn changes(&mut self) -> Vec<Event> {
-        let ephemeral = ports::chosen();
+        let ephemeral = self.chosen();
         let mut events = Vec::new();
         let mut record = [0; programs::RECORD];
         let zero = [0; 4];

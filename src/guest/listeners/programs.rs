@@ -70,6 +70,8 @@ pub struct Maps {
     /// Sockets of TCP that listen on the loopback address, by port, and by family and a
     /// number among those that share the port.
     pub loopback: Map,
+    /// The first and the last of the ports that clients are given.
+    pub chosen: Map,
     /// A number that is not zero where a record was lost.
     pub lost: Map,
     /// The ring.
@@ -201,8 +203,23 @@ fn bound(
     with_name: bool,
 ) -> Vec<Instruction> {
     let mut program = Assembler::default();
-    let (end, datagram, named) = (program.label(), program.label(), program.label());
+    let [end, datagram, named, noted] = std::array::from_fn(|_| program.label());
     program.copy(R6, R1);
+    program.load(R2, R6, 12);
+    program.if_not(R2, libc::IPPROTO_UDP.cast_unsigned(), noted);
+    // A client's port, as most are: nobody is woken for it.
+    program.load(R7, R6, 44);
+    program.store_value(FRAME, KEY, 0);
+    program.set_map(R1, maps.chosen.number());
+    program.set_stack(R2, KEY);
+    program.call(MAP_LOOKUP);
+    program.if_is(R0, 0, noted);
+    program.load(R2, R0, 0);
+    program.if_less(R7, R2, noted);
+    program.load(R2, R0, 4);
+    program.if_less(R2, R7, noted);
+    program.go(end);
+    program.place(noted);
     begin(&mut program, watched, end);
     if with_name {
         program.set_stack(R1, STACK + PROCESS as i16);
