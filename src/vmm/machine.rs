@@ -85,7 +85,7 @@ impl VirtualMachine {
 
         let ranges = layout::memory_ranges(configuration.memory)?;
         let memory: GuestMemory = Arc::new(memory::map(&ranges)?);
-        let vm = create_vm(&kvm)?;
+        let vm = Arc::new(create_vm(&kvm)?);
         memory::register(&vm, &memory)?;
 
         let log = open_log(&configuration.console_log)?;
@@ -179,7 +179,7 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
 
 /// Puts every device behind its register window.
 fn attach_devices(
-    vm: &VmFd,
+    vm: &Arc<VmFd>,
     memory: &GuestMemory,
     devices: Vec<Box<dyn VirtioDevice>>,
     log: &Arc<ConsoleLog>,
@@ -226,7 +226,7 @@ fn create_processors(
 
 /// A machine whose threads are to be started.
 struct Running {
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: Arc<GuestMemoryMmap>,
     shared: Arc<Shared>,
     vcpus: Vec<VcpuFd>,

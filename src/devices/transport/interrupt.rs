@@ -5,8 +5,10 @@
 //! so nothing is left to be done for the acknowledgment, which KVM can take without a way out
 //! to this process.
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -17,15 +19,17 @@ pub const USED_BUFFERS: u32 = 1;
 /// `InterruptStatus`: the configuration changed.
 const CONFIGURATION: u32 = 2;
 
+/// Lets a line rise and fall.
+pub type Pulse = Box<dyn Fn() + Send + Sync>;
+
 /// An edge-triggered interrupt line with its status and configuration generation.
-#[derive(Debug)]
 pub struct LineInterrupt {
     /// What the driver reads as `InterruptStatus`.
     status: AtomicU32,
     /// What the driver reads as `ConfigGeneration`.
     generation: AtomicU32,
-    /// KVM raises the line when this is signalled.
-    pub line: EventFd,
+    /// The line, once it is connected. Held while it is up: another edge meanwhile is none.
+    line: OnceLock<Mutex<Pulse>>,
     /// KVM signals this where the driver acknowledges used buffers; nobody listens.
     pub acknowledged: EventFd,
 }
@@ -39,9 +43,14 @@ impl LineInterrupt {
         Ok(Self {
             status: AtomicU32::new(0),
             generation: AtomicU32::new(0),
-            line: EventFd::new(EFD_NONBLOCK)?,
+            line: OnceLock::new(),
             acknowledged: EventFd::new(EFD_NONBLOCK)?,
         })
+    }
+
+    /// Connects the line, once.
+    pub fn connect(&self, pulse: Pulse) {
+        let _ = self.line.set(Mutex::new(pulse));
     }
 
     /// Tells the driver why the line was raised since it last asked.
@@ -65,9 +74,21 @@ impl LineInterrupt {
     }
 
     fn raise(&self, reason: u32) {
-        self.status.fetch_or(reason, Ordering::SeqCst);
-        // Fails only where the counter is full: then the line is being raised anyway.
-        let _ = self.line.write(1);
+        let before = self.status.fetch_or(reason, Ordering::SeqCst);
+        // Of used buffers the driver has not read yet, though it was interrupted: it will, and
+        // looks at its queues only then.
+        if before & reason & USED_BUFFERS == 0
+            && let Some(line) = self.line.get()
+        {
+            line.lock().unwrap_or_else(PoisonError::into_inner)();
+        }
+    }
+}
+
+impl fmt::Debug for LineInterrupt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = &self.status;
+        formatter.debug_struct("LineInterrupt").field("status", status).finish_non_exhaustive()
     }
 }
 

@@ -74,7 +74,7 @@ impl Transport {
     ///
     /// # Errors
     /// [`KvmError::Call`].
-    pub fn connect(&self, vm: &VmFd, window: u64, line: u32) -> Result<(), KvmError> {
+    pub fn connect(&self, vm: &Arc<VmFd>, window: u64, line: u32) -> Result<(), KvmError> {
         let address = IoEventAddress::Mmio(window + u64::from(registers::VIRTIO_MMIO_QUEUE_NOTIFY));
         for (queue, event) in (0_u32..).zip(&self.notifications) {
             vm.register_ioevent(event, &address, queue)
@@ -84,8 +84,18 @@ impl Transport {
             IoEventAddress::Mmio(window + u64::from(registers::VIRTIO_MMIO_INTERRUPT_ACK));
         vm.register_ioevent(&self.interrupt.acknowledged, &address, USED_BUFFERS)
             .map_err(KvmError::call("connect an interrupt's acknowledgment"))?;
-        vm.register_irqfd(&self.interrupt.line, line)
-            .map_err(KvmError::call("connect an interrupt line"))
+        let vm = Arc::downgrade(vm);
+        self.interrupt.connect(Box::new(move || {
+            // An event for KVM would do as well, but KVM carries that out in a thread of its
+            // own, which has to be woken each time.
+            if let Some(vm) = vm.upgrade() {
+                for level in [true, false] {
+                    // Neither can fail for a line that there is.
+                    let _ = vm.set_irq_line(line, level);
+                }
+            }
+        }));
+        Ok(())
     }
 
     /// Carries out a read of `data.len()` bytes.
