@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 /// The most pieces one system call takes (`IOV_MAX`).
 const MAXIMUM_IOVECS: usize = 1024;
@@ -24,6 +24,17 @@ pub struct Segment {
     pub address: GuestAddress,
     /// Its length in bytes.
     pub length: u32,
+}
+
+impl Segment {
+    /// Whether all of it is guest memory.
+    #[must_use]
+    pub fn is_in(&self, memory: &GuestMemoryMmap) -> bool {
+        let length = self.length as usize;
+        length == 0
+            || memory.get_slice(self.address, length).is_ok()
+            || GuestMemoryBackend::check_range(memory, self.address, length)
+    }
 }
 
 /// A segment lies outside guest memory.
@@ -51,10 +62,13 @@ impl<'m> Buffers<'m> {
         let mut slices = VecDeque::with_capacity(segments.len());
         for segment in segments.iter().filter(|segment| segment.length > 0) {
             let outside = || NotGuestMemory { address: segment.address.0, length: segment.length };
-            let pieces = memory
-                .get_slices(segment.address, segment.length as usize, Permissions::ReadWrite)
-                .map_err(|_| outside())?;
-            for piece in pieces {
+            // Nearly always it is in one piece.
+            if let Ok(slice) = memory.get_slice(segment.address, segment.length as usize) {
+                slices.push_back(slice);
+                continue;
+            }
+            let length = segment.length as usize;
+            for piece in GuestMemoryBackend::get_slices(memory, segment.address, length) {
                 slices.push_back(piece.map_err(|_| outside())?);
             }
         }
@@ -192,10 +206,23 @@ impl<'m> Buffers<'m> {
     /// # Errors
     /// Those of the system call.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.receive_with(socket, 0)
+    }
+
+    /// The same, and the socket keeps the bytes (`MSG_PEEK`).
+    ///
+    /// # Errors
+    /// Those of the system call.
+    pub fn peek(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.receive_with(socket, libc::MSG_PEEK)
+    }
+
+    fn receive_with(&mut self, socket: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<usize> {
         self.transfer(|vectors, count| {
             let mut message = message(vectors, count);
+            let flags = flags | libc::MSG_DONTWAIT;
             // SAFETY: as in `read_at`; the message has neither name nor control data.
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) }
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) }
         })
     }
 

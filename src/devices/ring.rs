@@ -127,8 +127,7 @@ impl Ring {
             }
             let segments = chain.readable.len() + chain.writable.len();
             if (1..=MAXIMUM_SEGMENTS).contains(&segments)
-                && chain.reader(&memory).is_ok()
-                && chain.writer(&memory).is_ok()
+                && chain.readable.iter().chain(&chain.writable).all(|part| part.is_in(&memory))
             {
                 return Some(chain);
             }

@@ -142,8 +142,26 @@ impl Encoder {
         if whole { (LARGE / maximum).max(1) * maximum } else { maximum }
     }
 
+    /// The length of what comes before the data in a segment without options.
+    #[must_use]
+    pub fn before_data(&self, source: IpAddr) -> usize {
+        let ip = if source.is_ipv4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+        OFFLOAD + ETHERNET + ip + size_of::<Tcp>()
+    }
+
     /// A segment's frame without its data, for which `frame` is emptied.
     pub fn tcp(&self, frame: &mut Vec<u8>, head: &Head, data: &[&[u8]]) {
+        let amount = data.iter().map(|part| part.len()).sum();
+        self.segment(frame, head, amount, data);
+    }
+
+    /// The same for data that the guest has; it must be one that completes checksums.
+    pub fn tcp_without_data(&self, frame: &mut Vec<u8>, head: &Head, amount: usize) {
+        debug_assert!(self.offloads.checksum);
+        self.segment(frame, head, amount, &[]);
+    }
+
+    fn segment(&self, frame: &mut Vec<u8>, head: &Head, amount: usize, data: &[&[u8]]) {
         frame.clear();
         let mut options = Vec::new();
         if let Some((maximum, scale)) = head.options {
@@ -153,7 +171,6 @@ impl Encoder {
             options.extend(scale.iter().flat_map(|shift| [3, 3, *shift, 0]));
         }
         let headers = size_of::<Tcp>() + options.len();
-        let amount: usize = data.iter().map(|part| part.len()).sum();
         let (source, destination) = (head.source.ip(), head.destination.ip());
         let mut tcp = Tcp {
             source: head.source.port().into(),

@@ -38,5 +38,6 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod unacknowledged;
 
 pub use dns::HOST_NAME;

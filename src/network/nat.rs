@@ -617,7 +617,7 @@ impl Nat {
     }
 
     /// Lets the next flow in turn have its say.
-    fn give_flow(&mut self, deliver: &mut Deliver<'_>) {
+    fn give_flow(&mut self, deliver: &mut dyn Deliver) {
         let now = Instant::now();
         let Some(id) = self.listed.pop_front() else { return };
         let Some(flow) = self.flows.get_mut(&id) else { return };
@@ -726,10 +726,10 @@ impl Link for Nat {
         !self.answers.is_empty() || !self.listed.is_empty()
     }
 
-    fn give(&mut self, deliver: &mut Deliver<'_>) {
+    fn give(&mut self, deliver: &mut dyn Deliver) {
         match self.answers.front() {
             Some(frame) => {
-                if deliver(&encode::whole(frame)) {
+                if deliver.pieces(&encode::whole(frame)) {
                     self.answers.pop_front();
                 }
             }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
@@ -10,8 +11,9 @@ use nix::sys::socket::sockopt::{
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
-    SockaddrStorage, bind, connect, listen, recvfrom, recvmsg, sendto, setsockopt, socket,
+    SockaddrStorage, bind, connect, listen, recv, recvfrom, recvmsg, sendto, setsockopt, socket,
 };
+use nix::{setsockopt_impl, sockopt_impl};
 use vmm_sys_util::epoll::EventSet;
 
 /// How many may wait at a listener. The kernel lets a caller beyond that try again a second
@@ -72,6 +74,40 @@ fn bind_at(socket: &OwnedFd, place: SocketAddr) -> io::Result<()> {
         setsockopt(socket, Ipv6V6Only, &true)?;
     }
     Ok(bind(socket.as_raw_fd(), &SockaddrStorage::from(place))?)
+}
+
+sockopt_impl!(
+    /// `SO_PEEK_OFF`.
+    PeekOffset,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_PEEK_OFF,
+    i32
+);
+
+/// Where in what is unread of a stream the system looks next; it goes on from there by itself.
+///
+/// # Errors
+/// The system's: Linux before 6.9, for IPv6 before 6.12, cannot do it.
+pub fn look_from(socket: &TcpStream, place: usize) -> io::Result<()> {
+    Ok(setsockopt(socket, PeekOffset, &i32::try_from(place).map_err(io::Error::other)?)?)
+}
+
+/// Throws the first unread bytes of a stream away; they were looked at, so they are there.
+pub fn discard(socket: &TcpStream, mut count: usize) {
+    // Nothing is written to it; nor does it take memory, as nobody touches it.
+    static NOWHERE: Mutex<[u8; 1 << 20]> = Mutex::new([0; 1 << 20]);
+    while count > 0 {
+        let mut nowhere = NOWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = count.min(nowhere.len());
+        let place = nowhere.get_mut(..length).unwrap_or_default();
+        let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+        match recv(socket.as_raw_fd(), place, flags) {
+            Ok(gone @ 1..) => count = count.saturating_sub(gone),
+            Err(Errno::EINTR) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 /// Makes closing the socket a reset.

@@ -9,7 +9,7 @@
 //! memory, and so no control of it.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
+use std::io::{self, ErrorKind, IoSlice, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::encode::{Encoder, Head};
 use super::parse::{ACK, FIN, PSH, RST, SYN, Segment};
 use super::socket;
 use super::store::Store;
+use super::unacknowledged::Unacknowledged;
 use crate::devices::net::Deliver;
 
 /// How much is read of the host's socket at once, at first, and where there is always more.
@@ -113,7 +114,7 @@ pub struct Connection {
     scaled: bool,
     maximum: usize,
     /// The bytes from `unacknowledged` on.
-    sent: Store,
+    sent: Unacknowledged,
     duplicates: u8,
     /// Until this is acknowledged, duplicates tell nothing new.
     recovery: u32,
@@ -186,7 +187,7 @@ impl Connection {
             shift: segment.scale.unwrap_or(0),
             scaled: segment.scale.is_some(),
             maximum: segment.maximum.map_or(usual, |value| usize::from(value).max(smallest)),
-            sent: Store::default(),
+            sent: Unacknowledged::default(),
             duplicates: 0,
             recovery: first,
             answer_due: false,
@@ -293,6 +294,10 @@ impl Connection {
         let ends = EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR;
         self.ending |= events.intersects(ends);
         self.readable |= self.ending || events.contains(EventSet::IN);
+        if self.sent.flows() && self.readable && self.in_flight() == 0 {
+            // The guest may have no room.
+            self.deadline = self.deadline.min(now + self.patience());
+        }
         if events.intersects(EventSet::OUT | EventSet::ERROR | EventSet::HANG_UP) {
             self.writable = true;
             let verdict = self.write_backlog();
@@ -312,14 +317,15 @@ impl Connection {
         self.deadline = now + ACKNOWLEDGMENT;
     }
 
-    /// Fills up what waits for the guest.
-    fn read(&mut self) -> Verdict {
+    /// Fills up what waits for the guest. A stream that flows is left in the socket from then
+    /// on, for a guest that can do `without_copies`.
+    fn read(&mut self, without_copies: bool) -> Verdict {
         if self.broken {
             return Verdict::Reset;
         }
         while self.readable && !self.drained && self.sent.len() < self.room {
             let wanted = self.reading.min(self.room - self.sent.len());
-            match self.sent.fill(wanted, |pieces| self.socket.read_vectored(pieces)) {
+            match self.sent.read(&self.socket, wanted) {
                 Ok(0) => {
                     self.readable = false;
                     self.drained = true;
@@ -327,6 +333,9 @@ impl Connection {
                 Ok(count) => {
                     // What comes after the last byte is reported anew, but not an end that was.
                     self.readable = self.ending || count == wanted;
+                    if count == READ.1 && without_copies {
+                        self.sent.flow(&self.socket);
+                    }
                     if count == self.reading {
                         self.reading = (self.reading * 2).min(READ.1);
                     }
@@ -484,7 +493,7 @@ impl Connection {
         } else if count > 0 {
             let bytes = (count as usize).min(self.sent.len());
             self.end_acknowledged |= count as usize > self.sent.len();
-            self.sent.forget(bytes);
+            self.sent.forget(&self.socket, bytes);
             self.unacknowledged = segment.acknowledgment;
             if before(self.next, self.unacknowledged) {
                 self.next = self.unacknowledged;
@@ -592,7 +601,8 @@ impl Connection {
 
     /// Whether something is on its way to the guest, or wants to be.
     fn waits(&self) -> bool {
-        self.next != self.unacknowledged || !self.sent.is_empty()
+        let in_socket = self.sent.flows() && self.readable && !self.drained;
+        self.next != self.unacknowledged || !self.sent.is_empty() || in_socket
     }
 
     /// Bytes on their way.
@@ -606,10 +616,30 @@ impl Connection {
         self.drained && !self.end_acknowledged && all
     }
 
-    /// How many bytes can be sent now.
+    /// How many bytes can be sent now, of those that were read or sent before.
     fn sendable(&self, encoder: &Encoder) -> usize {
         let in_flight = self.in_flight();
-        let waiting = self.sent.len() - in_flight;
+        // A segment is from one place.
+        let waiting = match self.sent.stored(in_flight) {
+            0 => self.sent.len() - in_flight,
+            stored => stored,
+        };
+        self.within_window(waiting, encoder)
+    }
+
+    /// How many bytes that stay in the socket can be sent now for the first time, if they are
+    /// there.
+    fn fresh(&self, encoder: &Encoder) -> usize {
+        let wants = self.sent.flows() && self.readable && !self.drained;
+        if !wants || self.in_flight() < self.sent.len() {
+            return 0;
+        }
+        self.within_window(self.room.saturating_sub(self.sent.len()), encoder)
+    }
+
+    /// How many of so many bytes that wait can be sent now.
+    fn within_window(&self, waiting: usize, encoder: &Encoder) -> usize {
+        let in_flight = self.in_flight();
         let window = (self.window as usize).saturating_sub(in_flight);
         let length = waiting.min(window).min(encoder.largest(self.peer.ip(), self.maximum));
         if self.probe_due && in_flight == 0 && window == 0 {
@@ -625,12 +655,13 @@ impl Connection {
             Phase::Connecting => false,
             Phase::Answering | Phase::Calling => self.answer_due,
             Phase::Open => {
-                let wants = self.readable && !self.drained;
+                let reads = !self.sent.flows() && self.readable && !self.drained;
                 self.acknowledge
                     || self.life_due
                     || self.end_due()
                     || self.sendable(encoder) > 0
-                    || wants && self.sent.len() < self.room
+                    || self.fresh(encoder) > 0
+                    || reads && self.sent.len() < self.room
             }
         }
     }
@@ -640,7 +671,7 @@ impl Connection {
         &mut self,
         encoder: &Encoder,
         frame: &mut Vec<u8>,
-        deliver: &mut Deliver<'_>,
+        deliver: &mut dyn Deliver,
         now: Instant,
     ) -> (Given, Verdict) {
         let calling = self.phase == Phase::Calling;
@@ -651,12 +682,21 @@ impl Connection {
         let mut length = 0;
         if !answering {
             length = self.sendable(encoder);
-            if length < encoder.largest(self.peer.ip(), self.maximum) {
-                let verdict = self.read();
+            if !self.sent.flows() && length < encoder.largest(self.peer.ip(), self.maximum) {
+                let verdict = self.read(encoder.offloads.checksum);
                 if verdict != Verdict::Continues {
                     return (Given::Nothing, verdict);
                 }
                 length = self.sendable(encoder);
+            }
+            if self.sent.flows() && self.sent.stored(self.in_flight()) == 0 {
+                let most = if length > 0 { length } else { self.fresh(encoder) };
+                length = 0;
+                if most > 0
+                    && let Some(result) = self.give_from_socket(most, encoder, deliver, now)
+                {
+                    return result;
+                }
             }
         }
         let start = self.in_flight();
@@ -683,41 +723,91 @@ impl Connection {
         if length > 0 && last {
             flags |= PSH;
         }
-        let shift = if self.scaled { SHIFT } else { 0 };
-        let free = self.free();
-        let window = u16::try_from(free >> if answering { 0 } else { shift }).unwrap_or(u16::MAX);
         let sequence = if length == 0 && !end && self.life_due {
             self.unacknowledged.wrapping_sub(1)
         } else {
             self.next
         };
         let (first, second) = self.sent.range(start..start + length);
+        let head = self.head(sequence, flags);
+        encoder.tcp(frame, &head, &[first, second]);
+        if !deliver.pieces(&[IoSlice::new(frame), IoSlice::new(first), IoSlice::new(second)]) {
+            return (Given::NoRoom, Verdict::Continues);
+        }
+        if answering {
+            self.answer_due = false;
+            self.next = self.unacknowledged.wrapping_add(1);
+        }
+        self.given(&head, length, end, now)
+    }
+
+    /// Offers the guest the next segment, with up to `most` bytes that stay in the socket; `None`
+    /// where there are none.
+    fn give_from_socket(
+        &mut self,
+        most: usize,
+        encoder: &Encoder,
+        deliver: &mut dyn Deliver,
+        now: Instant,
+    ) -> Option<(Given, Verdict)> {
+        let start = self.in_flight();
+        let again = start < self.sent.len();
+        let mut head = self.head(self.next, ACK);
+        let (sent, socket) = (&mut self.sent, &self.socket);
+        let result = deliver.filled(
+            encoder.before_data(self.peer.ip()),
+            most,
+            &mut |buffers| sent.show(socket, start, buffers),
+            &mut |count, frame| {
+                head.flags |= if count < most { PSH } else { 0 };
+                encoder.tcp_without_data(frame, &head, count);
+            },
+        );
+        match result {
+            None => Some((Given::NoRoom, Verdict::Continues)),
+            Some(Ok(count)) => {
+                if !again {
+                    self.readable = self.ending || count == most;
+                    self.drained = count == 0;
+                }
+                (count > 0).then(|| self.given(&head, count, false, now))
+            }
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                None
+            }
+            Some(Err(_)) => Some((Given::Nothing, Verdict::Reset)),
+        }
+    }
+
+    /// A segment with what there is to be said beside its data.
+    fn head(&self, sequence: u32, flags: u16) -> Head {
+        let first = flags & SYN != 0;
+        let calling = flags & ACK == 0;
+        let shift = if self.scaled && !first { SHIFT } else { 0 };
         let largest = super::nat::largest_segment(self.peer);
-        let head = Head {
+        Head {
             source: self.peer,
             destination: self.guest,
             sequence,
             acknowledgment: self.expected,
             flags,
-            window,
-            options: answering.then_some((largest, (calling || self.scaled).then_some(SHIFT))),
+            window: u16::try_from(self.free() >> shift).unwrap_or(u16::MAX),
+            options: first.then_some((largest, (calling || self.scaled).then_some(SHIFT))),
             maximum: self.maximum,
-        };
-        encoder.tcp(frame, &head, &[first, second]);
-        if !deliver(&[IoSlice::new(frame), IoSlice::new(first), IoSlice::new(second)]) {
-            return (Given::NoRoom, Verdict::Continues);
         }
-        let told = u32::from(window) << if answering { 0 } else { shift };
-        self.announced = self.expected.wrapping_add(told);
+    }
+
+    /// The guest was given a segment with so many bytes, and the end behind them.
+    fn given(&mut self, head: &Head, length: usize, end: bool, now: Instant) -> (Given, Verdict) {
+        let shift = if self.scaled && head.flags & SYN == 0 { SHIFT } else { 0 };
+        self.announced = self.expected.wrapping_add(u32::from(head.window) << shift);
         self.delay.told(length > 0, now);
         self.repeats = self.repeats.saturating_sub(1);
         self.acknowledge = self.repeats > 0;
         self.life_due = false;
         self.probe_due = false;
-        if answering {
-            self.answer_due = false;
-            self.next = self.unacknowledged.wrapping_add(1);
-        } else if length > 0 || end {
+        if length > 0 || end {
             if self.next == self.unacknowledged {
                 self.deadline = self.deadline.min(now + self.patience());
             }

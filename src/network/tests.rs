@@ -1,5 +1,6 @@
 //! A guest that sends anything at all.
 
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use super::packet::{self, ETHERNET, OFFLOAD};
 use super::parse::{self, Content};
 use super::ports::Ports;
 use super::tcp::{Connection, Given, Verdict};
-use crate::devices::net::{Link as _, Offloads};
+use crate::devices::buffers::Buffers;
+use crate::devices::net::{Deliver, Link as _, Offloads};
 
 fn nat() -> Nat {
     let settings = Settings {
@@ -28,16 +30,34 @@ fn nat() -> Nat {
     Nat::new(settings, Offloads::default()).unwrap()
 }
 
+/// Frames for the guest, kept.
+#[derive(Default)]
+struct Kept(Vec<Vec<u8>>);
+
+impl Deliver for Kept {
+    fn pieces(&mut self, pieces: &[IoSlice<'_>]) -> bool {
+        self.0.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
+        true
+    }
+
+    fn filled(
+        &mut self,
+        _before: usize,
+        _most: usize,
+        _fill: &mut dyn FnMut(&mut Buffers<'_>) -> io::Result<usize>,
+        _head: &mut dyn FnMut(usize, &mut Vec<u8>),
+    ) -> Option<io::Result<usize>> {
+        unreachable!("no stream flows here")
+    }
+}
+
 /// All frames for the guest.
 fn frames(nat: &mut Nat) -> Vec<Vec<u8>> {
-    let mut frames = Vec::new();
+    let mut kept = Kept::default();
     while nat.has_frames() {
-        nat.give(&mut |pieces| {
-            frames.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
-            true
-        });
+        nat.give(&mut kept);
     }
-    frames
+    kept.0
 }
 
 /// A sound segment of the guest's to its gateway, where nobody listens.
@@ -169,14 +189,11 @@ fn a_guest_that_is_silent_after_the_hosts_end_is_soon_asked_for_a_sign_of_life()
     let first = of_guest(10, 0, parse::SYN);
     let mut connection = Connection::new(&first, &[], socket, 100, 1 << 16, start);
     let sent = |connection: &mut Connection, now| {
-        let mut bytes = Vec::new();
-        let mut keep = |pieces: &[std::io::IoSlice<'_>]| {
-            bytes = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
-            true
-        };
-        let given = connection.give(&encoder, &mut Vec::new(), &mut keep, now);
+        let mut kept = Kept::default();
+        let given = connection.give(&encoder, &mut Vec::new(), &mut kept, now);
         assert_eq!(given, (Given::Taken, Verdict::Continues));
-        let Some(Content::Packet(packet)) = parse::frame(&bytes) else { panic!("{bytes:?}") };
+        let [bytes] = &kept.0[..] else { panic!("{:?}", kept.0) };
+        let Some(Content::Packet(packet)) = parse::frame(bytes) else { panic!("{bytes:?}") };
         let segment = packet.tcp().unwrap();
         (segment.sequence, segment.flags)
     };

@@ -2,7 +2,7 @@
 //! its own, on a TAP device that is the cable to the NAT. The host is a second namespace.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use wslr::devices::net::{Link as _, Offloads};
+use wslr::devices::buffers::{Buffers, Segment};
+use wslr::devices::net::{Deliver, Link as _, Offloads};
 use wslr::guest::{interface, network};
 use wslr::network::addresses::{self, Addresses};
 use wslr::network::nat::{Nat, Settings};
@@ -233,6 +235,48 @@ pub fn make_guest(given: &Network) -> (File, File) {
     (tap, File::open(Path::new("/proc/thread-self/ns/net")).unwrap())
 }
 
+/// The guest's end of the cable.
+struct End {
+    tap: File,
+    /// In place of the guest's.
+    memory: GuestMemoryMmap,
+    head: Vec<u8>,
+    /// Whether the next frame is.
+    lost: bool,
+}
+
+impl Deliver for End {
+    fn pieces(&mut self, pieces: &[IoSlice<'_>]) -> bool {
+        if !self.lost {
+            let _ = self.tap.write_vectored(pieces);
+        }
+        true
+    }
+
+    fn filled(
+        &mut self,
+        before: usize,
+        most: usize,
+        fill: &mut dyn FnMut(&mut Buffers<'_>) -> io::Result<usize>,
+        head: &mut dyn FnMut(usize, &mut Vec<u8>),
+    ) -> Option<io::Result<usize>> {
+        let room = Segment { address: GuestAddress(0), length: most as u32 };
+        let result = fill(&mut Buffers::new(&self.memory, &[room]).unwrap());
+        if let Ok(length @ 1..) = result {
+            let mut bytes = std::mem::take(&mut self.head);
+            bytes.clear();
+            head(length, &mut bytes);
+            assert_eq!(bytes.len(), before);
+            let place = self.memory.get_host_address(GuestAddress(0)).unwrap();
+            // SAFETY: nobody else has this memory, and it is as long as that.
+            let data = unsafe { std::slice::from_raw_parts(place, length) };
+            self.pieces(&[IoSlice::new(&bytes), IoSlice::new(data)]);
+            self.head = bytes;
+        }
+        Some(result)
+    }
+}
+
 /// What the device's worker does, with a TAP for queues.
 pub fn serve(
     mut nat: Nat,
@@ -254,6 +298,8 @@ pub fn serve(
         let losses = losses.load(Ordering::Relaxed);
         losses != 0 && (random >> 8).is_multiple_of(losses)
     };
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 17)]).unwrap();
+    let mut end = End { tap: tap.try_clone().unwrap(), memory, head: Vec::new(), lost: false };
     loop {
         let timeout = match nat.deadline() {
             _ if nat.has_frames() => 0,
@@ -286,12 +332,8 @@ pub fn serve(
             if !nat.has_frames() {
                 break;
             }
-            nat.give(&mut |pieces| {
-                if !lost() {
-                    let _ = tap.write_vectored(pieces);
-                }
-                true
-            });
+            end.lost = lost();
+            nat.give(&mut end);
         }
         counts[0].store(nat.flows(), Ordering::Relaxed);
         counts[1].store(nat.connections(), Ordering::Relaxed);

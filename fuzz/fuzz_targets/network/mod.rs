@@ -3,12 +3,14 @@
 
 #![allow(dead_code, reason = "each target uses a part")]
 
+use std::io::{self, IoSlice};
 use std::net::TcpListener;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EpollEvent;
-use wslr::devices::net::{Link as _, Offloads};
+use wslr::devices::buffers::Buffers;
+use wslr::devices::net::{Deliver, Link as _, Offloads};
 use wslr::network::addresses::Addresses;
 use wslr::network::nat::{Nat, Settings};
 use wslr::network::packet;
@@ -36,11 +38,32 @@ pub fn link() -> Option<Nat> {
     Nat::new(settings, Offloads { checksum: true, segments4: true, segments6: true }).ok()
 }
 
+/// Frames for the guest, kept.
+#[derive(Default)]
+struct Kept(Vec<Vec<u8>>);
+
+impl Deliver for Kept {
+    fn pieces(&mut self, pieces: &[IoSlice<'_>]) -> bool {
+        self.0.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
+        true
+    }
+
+    fn filled(
+        &mut self,
+        _before: usize,
+        _most: usize,
+        _fill: &mut dyn FnMut(&mut Buffers<'_>) -> io::Result<usize>,
+        _head: &mut dyn FnMut(usize, &mut Vec<u8>),
+    ) -> Option<io::Result<usize>> {
+        unreachable!("nobody here sends a stream")
+    }
+}
+
 /// Gives the link a frame, and lets it do all that it has to.
 pub fn feed(nat: &mut Nat, frame: &[u8]) -> Vec<Vec<u8>> {
     assert!(nat.takes());
     nat.take(frame);
-    let mut frames = Vec::new();
+    let mut kept = Kept::default();
     let mut ready = [EpollEvent::default(); 16];
     for _ in 0..2 {
         let count = nat.epoll().wait(0, &mut ready).unwrap_or(0);
@@ -51,17 +74,14 @@ pub fn feed(nat: &mut Nat, frame: &[u8]) -> Vec<Vec<u8>> {
             if !nat.has_frames() {
                 break;
             }
-            nat.give(&mut |pieces| {
-                frames.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
-                true
-            });
+            nat.give(&mut kept);
         }
         while let Ok((stream, _)) = LISTENER.accept() {
             drop(stream);
         }
     }
     nat.expire(Instant::now() + Duration::from_secs(1));
-    frames
+    kept.0
 }
 
 /// A packet of IPv4 of the guest's with that content, in a frame.

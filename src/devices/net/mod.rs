@@ -6,6 +6,8 @@
 //! frames come from the guest, and go to it, 64 KiB at a time.
 
 pub mod device;
+mod room;
+mod sent;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -14,10 +16,12 @@ mod worker;
 pub use device::NetDevice;
 
 use std::fmt;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use vmm_sys_util::epoll::{Epoll, EventSet};
+
+use super::buffers::Buffers;
 
 /// The first number under which a [`Link`] may register events; smaller ones are the
 /// device's.
@@ -34,8 +38,22 @@ pub struct Offloads {
     pub segments6: bool,
 }
 
-/// Takes a frame's pieces; false where there is no room now.
-pub type Deliver<'a> = dyn FnMut(&[IoSlice<'_>]) -> bool + 'a;
+/// Takes frames for the guest.
+pub trait Deliver {
+    /// Takes a frame's pieces; false where there is no room now.
+    fn pieces(&mut self, pieces: &[IoSlice<'_>]) -> bool;
+
+    /// Takes a frame whose end `fill` writes into the guest's memory: up to `most` bytes, of
+    /// which it tells the number. `head` then makes what comes before them, which has the length
+    /// `before`. Without a byte there is no frame. `None` where there is no room now.
+    fn filled(
+        &mut self,
+        before: usize,
+        most: usize,
+        fill: &mut dyn FnMut(&mut Buffers<'_>) -> io::Result<usize>,
+        head: &mut dyn FnMut(usize, &mut Vec<u8>),
+    ) -> Option<io::Result<usize>>;
+}
 
 /// What the interface is connected to. Frames are preceded by a `virtio_net_hdr_v1`.
 pub trait Link: fmt::Debug + Send {
@@ -56,5 +74,5 @@ pub trait Link: fmt::Debug + Send {
     /// Whether there may be frames for the guest.
     fn has_frames(&self) -> bool;
     /// Gives the guest one frame, where there is one and it is taken.
-    fn give(&mut self, deliver: &mut Deliver<'_>);
+    fn give(&mut self, deliver: &mut dyn Deliver);
 }

@@ -46,10 +46,10 @@ impl Link for Mirror {
         !self.frames.is_empty()
     }
 
-    fn give(&mut self, deliver: &mut Deliver<'_>) {
+    fn give(&mut self, deliver: &mut dyn Deliver) {
         if let Some(frame) = self.frames.front() {
             let (head, rest) = frame.split_at(frame.len().min(20));
-            if deliver(&[IoSlice::new(head), IoSlice::new(rest)]) {
+            if deliver.pieces(&[IoSlice::new(head), IoSlice::new(rest)]) {
                 self.frames.pop_front();
             }
         }

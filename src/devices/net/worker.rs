@@ -1,7 +1,6 @@
 //! The thread that moves the frames and serves the link.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,9 +9,10 @@ use std::time::Instant;
 use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::room::Room;
+use super::sent::Sent;
 use super::{FIRST_ID, Link};
-use crate::devices::buffers::Buffers;
-use crate::devices::ring::{Chain, Ring};
+use crate::devices::ring::Ring;
 
 /// What `epoll` reports for the worker's own events.
 const STOP: u64 = 0;
@@ -25,8 +25,8 @@ const MAXIMUM_FRAME: usize = 12 + 14 + 65_535;
 /// How much is done for one queue before the other gets its turn.
 const BATCH: usize = 64;
 
-/// Where the number of buffers stands in what precedes a frame.
-const BUFFERS: std::ops::Range<usize> = 10..12;
+/// So many frames are given before the guest is told of them: it goes to work while more come.
+const TOLD: usize = 4;
 
 /// A queue with its notification.
 pub(super) type Served = (Ring, EventFd);
@@ -53,10 +53,11 @@ impl Worker {
         }
         let mut serving = Serving {
             link,
-            room: Room { ring: receive.0, spare: VecDeque::new(), mergeable, used: false },
+            room: Room::new(receive.0, mergeable),
             transmit: transmit.0,
             notified: [receive.1, transmit.1],
             frame: vec![0; MAXIMUM_FRAME],
+            sent: Sent::default(),
         };
         let thread = std::thread::Builder::new().name("net".into()).spawn(move || serving.run())?;
         Ok(Self { stop, thread: Some(thread) })
@@ -82,14 +83,20 @@ struct Serving {
     notified: [EventFd; 2],
     /// Room for a frame of the guest: a copy, so that the guest cannot change it any more.
     frame: Vec<u8>,
+    /// Frames of the guest that it does not know to be gone.
+    sent: Sent,
 }
 
 impl Serving {
     fn run(&mut self) {
         let mut more = true;
         while self.wait(more) {
-            self.link.expire(Instant::now());
-            more = self.take_frames();
+            let now = Instant::now();
+            self.link.expire(now);
+            more = self.take_frames(now);
+            if self.sent.is_due(now) {
+                self.tell_sent();
+            }
             more |= self.give_frames();
             // The guest's own frames were held back for want of room for answers.
             more |= self.link.takes() && self.transmit.enable_notification();
@@ -98,7 +105,8 @@ impl Serving {
 
     /// Waits for something to do; false means stop.
     fn wait(&mut self, more: bool) -> bool {
-        let timeout = match self.link.deadline() {
+        let deadlines = self.link.deadline().into_iter().chain(self.sent.deadline());
+        let timeout = match deadlines.min() {
             _ if more => 0,
             None => -1,
             Some(deadline) => {
@@ -130,9 +138,8 @@ impl Serving {
     }
 
     /// Takes the guest's frames; true where there are more.
-    fn take_frames(&mut self) -> bool {
+    fn take_frames(&mut self, now: Instant) -> bool {
         let memory = Arc::clone(self.transmit.memory());
-        let mut used = false;
         let mut more = false;
         self.transmit.disable_notification();
         for round in 0.. {
@@ -147,22 +154,18 @@ impl Serving {
                 if self.transmit.enable_notification() {
                     continue;
                 }
-                // Chains that `pop` refused were given back.
-                used = true;
                 break;
             };
+            let mut length = 0;
             if let Ok(mut content) = chain.reader(&memory) {
-                let length = content.length();
+                length = content.length();
                 if let Some(frame) = self.frame.get_mut(..length) {
                     content.copy_to(frame);
                     self.link.take(frame);
                 }
             }
             self.transmit.add_used(chain.head, 0);
-            used = true;
-        }
-        if used {
-            self.transmit.signal();
+            self.sent.add(length, now);
         }
         more
     }
@@ -178,106 +181,30 @@ impl Serving {
                 more = true;
                 break;
             }
-            let mut full = false;
-            self.link.give(&mut |pieces| {
-                full = !self.room.put(pieces);
-                !full
-            });
-            if full {
+            self.link.give(&mut self.room);
+            if self.room.is_full() {
                 break;
             }
+            if round % TOLD == TOLD - 1 {
+                self.tell_given();
+            }
         }
-        if std::mem::take(&mut self.room.used) {
-            self.room.ring.signal();
-        }
+        self.tell_given();
         more
     }
-}
 
-/// The guest's buffers for frames.
-struct Room {
-    ring: Ring,
-    /// Buffers that were taken from the queue and not used yet.
-    spare: VecDeque<Chain>,
-    /// Whether a frame may take several of them.
-    mergeable: bool,
-    /// Whether there is something to tell the driver.
-    used: bool,
-}
-
-impl Room {
-    /// Puts a frame into the guest's buffers; false where there are too few now. One that
-    /// cannot ever fit is dropped.
-    fn put(&mut self, pieces: &[IoSlice<'_>]) -> bool {
-        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let Some(count) = self.gather(length) else { return false };
-        if count == 0 {
-            return true;
+    /// Tells the guest of frames for it, and with them of its own.
+    fn tell_given(&mut self) {
+        if self.room.is_used() {
+            self.tell_sent();
+            self.room.tell();
         }
-        let memory = Arc::clone(self.ring.memory());
-        let chains: Vec<Chain> = self.spare.drain(..count).collect();
-        let mut used = Vec::with_capacity(chains.len());
-        let mut rest = length;
-        let mut buffers = Buffers::default();
-        for chain in &chains {
-            let Ok(more) = chain.writer(&memory) else { continue };
-            let filled = more.length().min(rest);
-            rest -= filled;
-            buffers.append(more);
-            // A frame is shorter than 4 GiB.
-            used.push((chain.head, filled as u32));
-        }
-        // No queue has more buffers than that.
-        let number = (chains.len() as u16).to_le_bytes();
-        for (position, piece) in pieces.iter().enumerate() {
-            let mut piece: &[u8] = piece;
-            // The number of buffers stands in what precedes the frame, in its first piece.
-            if position == 0
-                && let Some((before, rest)) = piece.split_at_checked(BUFFERS.end)
-                && let Some(before) = before.get(..BUFFERS.start)
-            {
-                buffers.copy_from(before);
-                buffers.copy_from(&number);
-                piece = rest;
-            }
-            buffers.copy_from(piece);
-        }
-        self.ring.add_used_together(&used);
-        self.used = true;
-        true
     }
 
-    /// Has so many spare buffers at hand that `length` bytes fit and tells how many, or
-    /// none where the driver offers too few; 0 where they can never fit.
-    fn gather(&mut self, length: usize) -> Option<usize> {
-        let mut space = 0;
-        for count in 1.. {
-            if self.spare.len() < count {
-                let chain = self.next_chain()?;
-                self.spare.push_back(chain);
-            }
-            let chain = self.spare.get(count - 1)?;
-            space += chain.writable.iter().map(|part| part.length as usize).sum::<usize>();
-            if space >= length {
-                return Some(count);
-            }
-            if !self.mergeable {
-                return Some(0);
-            }
-        }
-        None
-    }
-
-    fn next_chain(&mut self) -> Option<Chain> {
-        self.ring.disable_notification();
-        loop {
-            if let Some(chain) = self.ring.pop() {
-                return Some(chain);
-            }
-            self.used = true;
-            if !self.ring.enable_notification() {
-                return None;
-            }
+    /// Tells the guest which of its frames are gone.
+    fn tell_sent(&mut self) {
+        if self.sent.clear() {
+            self.transmit.signal();
         }
     }
 }
