@@ -104,6 +104,10 @@ pub trait VirtioDevice: fmt::Debug + Send {
     fn name(&self) -> &'static str;
     /// The virtio device id (virtio 1.2, section 5).
     fn device_type(&self) -> u32;
+    /// Whether it interrupts so often that what an interrupt costs the guest counts.
+    fn is_busy(&self) -> bool {
+        false
+    }
     /// The largest size of each queue.
     fn queue_sizes(&self) -> &[u16];
     /// The features the device offers, `VIRTIO_F_VERSION_1` included.

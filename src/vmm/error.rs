@@ -17,6 +17,9 @@ pub enum VmmError {
         /// Bytes reserved for them.
         limit: u64,
     },
+    /// A device cannot be put on the bus.
+    #[error("cannot attach a device")]
+    Attach(#[from] crate::devices::transport::pci::bus::AttachError),
     /// The command line cannot be given to a kernel.
     #[error("invalid kernel command line")]
     CommandLine(#[from] super::command_line::CommandLineError),

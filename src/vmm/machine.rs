@@ -26,6 +26,7 @@ use crate::devices::console::log::ConsoleLog;
 use crate::devices::rng::device::Rng;
 use crate::devices::transport::bus::Bus;
 use crate::devices::transport::mmio::Transport;
+use crate::devices::transport::pci::bus::PciBus;
 use crate::devices::{GuestMemory, VirtioDevice};
 
 /// What a machine is made of.
@@ -186,15 +187,17 @@ fn attach_devices(
 ) -> Result<Bus, VmmError> {
     let always: [Box<dyn VirtioDevice>; 2] =
         [Box::new(Console::new(Arc::clone(log))), Box::new(Rng::default())];
+    let (busy, others): (Vec<_>, Vec<_>) = devices.into_iter().partition(|device| device.is_busy());
+    let pci = PciBus::new(vm, memory, layout::PCI_START, busy)?;
     let mut transports = Vec::new();
-    for (position, device) in always.into_iter().chain(devices).enumerate() {
+    for (position, device) in always.into_iter().chain(others).enumerate() {
         let window = acpi::virtio_window(position);
         let transport = Transport::new(device, Arc::clone(memory))
             .map_err(|source| VmmError::Host { action: "create a device's events", source })?;
         transport.connect(vm, window.start, window.line)?;
         transports.push(transport);
     }
-    Ok(Bus::new(layout::VIRTIO_START, layout::VIRTIO_LENGTH, transports))
+    Ok(Bus::new(layout::VIRTIO_START, layout::VIRTIO_LENGTH, transports, pci))
 }
 
 /// Creates the processors, the first one about to enter the kernel.

@@ -21,6 +21,7 @@ use super::exit::{Exit, ExitLatch};
 use super::x86_64::ports;
 use crate::devices::console::log::ConsoleLog;
 use crate::devices::transport::bus::Bus;
+use crate::devices::transport::pci::bus as pci;
 
 /// How long [`stop`] waits between two signals.
 const REPEAT: Duration = Duration::from_millis(1);
@@ -157,6 +158,14 @@ fn handle(exit: VcpuExit<'_>, shared: &Shared) -> Option<Exit> {
         }
         VcpuExit::MmioWrite(address, data) => {
             shared.bus.write(address, data);
+            None
+        }
+        VcpuExit::IoIn(port @ pci::ADDRESS..=pci::LAST, data) => {
+            shared.bus.pci.read_port(port, data);
+            None
+        }
+        VcpuExit::IoOut(port @ pci::ADDRESS..=pci::LAST, data) => {
+            shared.bus.pci.write_port(port, data);
             None
         }
         VcpuExit::IoIn(port, data) => {

@@ -80,6 +80,10 @@ impl VirtioDevice for NetDevice {
         VIRTIO_ID_NET
     }
 
+    fn is_busy(&self) -> bool {
+        true
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }

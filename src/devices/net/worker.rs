@@ -95,9 +95,10 @@ impl Serving {
             self.link.expire(now);
             more = self.take_frames(now);
             if self.sent.is_due(now) {
-                self.tell_sent();
+                self.transmit.signal();
+                self.sent.told();
             }
-            more |= self.give_frames();
+            more |= self.give_frames(now);
             // The guest's own frames were held back for want of room for answers.
             more |= self.link.takes() && self.transmit.enable_notification();
         }
@@ -171,7 +172,7 @@ impl Serving {
     }
 
     /// Gives the guest what is there for it; true where there is more of both.
-    fn give_frames(&mut self) -> bool {
+    fn give_frames(&mut self, now: Instant) -> bool {
         let mut more = false;
         for round in 0.. {
             if !self.link.has_frames() {
@@ -186,25 +187,18 @@ impl Serving {
                 break;
             }
             if round % TOLD == TOLD - 1 {
-                self.tell_given();
+                self.tell_given(now);
             }
         }
-        self.tell_given();
+        self.tell_given(now);
         more
     }
 
-    /// Tells the guest of frames for it, and with them of its own.
-    fn tell_given(&mut self) {
+    /// Tells the guest of frames for it.
+    fn tell_given(&mut self, now: Instant) {
         if self.room.is_used() {
-            self.tell_sent();
             self.room.tell();
-        }
-    }
-
-    /// Tells the guest which of its frames are gone.
-    fn tell_sent(&mut self) {
-        if self.sent.clear() {
-            self.transmit.signal();
+            self.sent.others_told(now);
         }
     }
 }

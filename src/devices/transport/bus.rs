@@ -3,10 +3,13 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::mmio::Transport;
+use super::pci::bus::PciBus;
 
-/// The register windows of a machine's devices, one after the other.
+/// The register windows of a machine's devices, one after the other, and its bus of PCI.
 #[derive(Debug)]
 pub struct Bus {
+    /// The bus of PCI.
+    pub pci: PciBus,
     start: u64,
     window: u64,
     transports: Vec<Mutex<Option<Transport>>>,
@@ -14,8 +17,9 @@ pub struct Bus {
 
 impl Bus {
     /// Windows of `window` bytes each from `start` on.
-    pub fn new(start: u64, window: u64, transports: Vec<Transport>) -> Self {
+    pub fn new(start: u64, window: u64, transports: Vec<Transport>, pci: PciBus) -> Self {
         Self {
+            pci,
             start,
             window,
             transports: transports.into_iter().map(|one| Mutex::new(Some(one))).collect(),
@@ -48,11 +52,17 @@ impl Bus {
     /// Carries out a processor's read; where nothing is, all bits are set.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
+        if self.pci.read(address, data) {
+            return;
+        }
         self.with(address, |transport, offset| transport.read(offset, data));
     }
 
     /// Carries out a processor's write; where nothing is, it is lost.
     pub fn write(&self, address: u64, data: &[u8]) {
+        if self.pci.write(address, data) {
+            return;
+        }
         self.with(address, |transport, offset| transport.write(offset, data));
     }
 
@@ -61,6 +71,7 @@ impl Bus {
         for slot in &self.transports {
             lock(slot).take();
         }
+        self.pci.remove_all();
     }
 }
 

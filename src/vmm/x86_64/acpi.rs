@@ -6,7 +6,8 @@
 //! `virtio_mmio` finds its devices).
 
 use acpi_tables::aml::{
-    Device, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
+    AddressSpace as Range, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed,
+    Name, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -20,6 +21,7 @@ use acpi_tables::{Aml, AmlSink};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{layout, ports};
+use crate::devices::transport::pci::bus as pci;
 use crate::vmm::error::VmmError;
 
 /// Who made the tables.
@@ -151,7 +153,7 @@ fn description(processors: u32, devices: usize) -> Sdt {
 
     let processors: Vec<_> = (0..processors).map(|number| Processor { number }).collect();
     let devices: Vec<_> = (0..devices).map(|position| VirtioDevice { position }).collect();
-    let mut children: Vec<&dyn Aml> = Vec::new();
+    let mut children: Vec<&dyn Aml> = vec![&PciBridge];
     children.extend(processors.iter().map(|processor| processor as &dyn Aml));
     children.extend(devices.iter().map(|device| device as &dyn Aml));
     Scope::new("\\_SB_".into(), children).to_aml_bytes(&mut body);
@@ -172,6 +174,29 @@ impl Aml for Processor {
         Device::new(
             Path::new(&name),
             vec![&Name::new("_HID".into(), &"ACPI0007"), &Name::new("_UID".into(), &self.number)],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The bridge to the bus of PCI: the bus's number, the ports and the window of its devices.
+struct PciBridge;
+
+impl Aml for PciBridge {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let ports = IO::new(pci::ADDRESS, pci::ADDRESS, 1, (pci::LAST - pci::ADDRESS + 1) as u8);
+        let last = layout::PCI_START + (layout::PCI_LENGTH - 1);
+        let none = AddressSpaceCacheable::NotCacheable;
+        let registers = Range::new_memory(none, true, layout::PCI_START, last, None);
+        let bus = Range::new_bus_number(0_u16, 0_u16);
+        Device::new(
+            "PCI0".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0A03")),
+                &Name::new("_UID".into(), &0_u8),
+                &Name::new("_CCA".into(), &1_u8),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&bus, &ports, &registers])),
+            ],
         )
         .to_aml_bytes(sink);
     }

@@ -46,6 +46,11 @@ pub const INTERRUPT_LINES: u32 = 24;
 /// The most virtio devices there are interrupt lines for.
 pub const MAXIMUM_DEVICES: usize = (INTERRUPT_LINES - VIRTIO_FIRST_LINE) as usize;
 
+/// Where the devices of PCI have their registers.
+pub const PCI_START: u32 = VIRTIO_START as u32 + 0x100_0000;
+/// The length of that.
+pub const PCI_LENGTH: u32 = 0x10_0000;
+
 /// The I/O APIC.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// The local APICs.
