@@ -299,6 +299,28 @@ fn what_is_lost_in_the_guest_is_sent_again() {
 }
 
 #[test]
+fn what_is_lost_of_a_stream_that_stays_in_the_hosts_socket_is_sent_again() {
+    if !as_root() {
+        return;
+    }
+    let link = Link::new();
+    link.losses.store(400, Ordering::Relaxed);
+    for host in [HOST4, HOST6] {
+        let (listener, place) = listener(host);
+        let bytes = sample(48 << 20);
+        let guest = link.guest(move || {
+            let mut read = Vec::new();
+            connect(place).read_to_end(&mut read).unwrap();
+            read
+        });
+        // All of it at once, so that there is always more.
+        accept(&listener).write_all(&bytes).unwrap();
+        assert!(guest.join().unwrap() == bytes, "{host}");
+    }
+    wait_for("the flows to end", || link.flows() == 0);
+}
+
+#[test]
 fn a_reader_that_does_not_read_stops_the_writer_and_loses_nothing() {
     if !as_root() {
         return;
