@@ -58,9 +58,13 @@ impl<'m> Buffers<'m> {
     ///
     /// # Errors
     /// Where a segment is not wholly guest memory.
-    pub fn new(memory: &'m GuestMemoryMmap, segments: &[Segment]) -> Result<Self, NotGuestMemory> {
-        let mut slices = VecDeque::with_capacity(segments.len());
-        for segment in segments.iter().filter(|segment| segment.length > 0) {
+    pub fn new<'s>(
+        memory: &'m GuestMemoryMmap,
+        segments: impl IntoIterator<Item = &'s Segment>,
+    ) -> Result<Self, NotGuestMemory> {
+        let segments = segments.into_iter();
+        let mut slices = VecDeque::with_capacity(segments.size_hint().0);
+        for segment in segments.filter(|segment| segment.length > 0) {
             let outside = || NotGuestMemory { address: segment.address.0, length: segment.length };
             // Nearly always it is in one piece.
             if let Ok(slice) = memory.get_slice(segment.address, segment.length as usize) {
@@ -106,6 +110,38 @@ impl<'m> Buffers<'m> {
             }
         }
         Self { slices: front }
+    }
+
+    /// Drops the first `count` bytes, or all where fewer are left.
+    fn skip(&mut self, count: usize) {
+        let mut missing = count;
+        while missing > 0
+            && let Some(slice) = self.slices.pop_front()
+        {
+            match slice.offset(missing) {
+                Ok(rest) if !rest.is_empty() => {
+                    self.slices.push_front(rest);
+                    return;
+                }
+                _ => missing -= slice.len().min(missing),
+            }
+        }
+    }
+
+    /// Leaves the first `count` bytes only.
+    pub fn limit(&mut self, count: usize) {
+        let mut missing = count;
+        for position in 0..self.slices.len() {
+            let Some(slice) = self.slices.get_mut(position) else { return };
+            if slice.len() >= missing {
+                if let Ok(front) = slice.subslice(0, missing) {
+                    *slice = front;
+                }
+                self.slices.truncate(position + usize::from(missing > 0));
+                return;
+            }
+            missing -= slice.len();
+        }
     }
 
     /// Appends the pieces of `other`.
@@ -265,7 +301,7 @@ impl<'m> Buffers<'m> {
             }
         };
         drop(guards);
-        self.take(moved);
+        self.skip(moved);
         Ok(moved)
     }
 }
@@ -341,6 +377,17 @@ mod tests {
         let mut buffers = Buffers::new(&memory, &other).unwrap();
         assert_eq!(buffers.receive(right.as_fd()).unwrap(), 10);
         assert_eq!(buffers.length(), 11);
+
+        let mut buffers = Buffers::new(&memory, &pieces).unwrap();
+        for (limit, left) in [(20, 10), (10, 10), (8, 8), (7, 7), (3, 3), (1, 1), (0, 0)] {
+            buffers.limit(limit);
+            assert_eq!((buffers.length(), buffers.is_empty()), (left, left == 0));
+        }
+        for (skipped, left) in [(0, 10), (2, 8), (3, 7), (8, 2), (10, 0), (99, 0)] {
+            let mut buffers = Buffers::new(&memory, &pieces).unwrap();
+            buffers.skip(skipped);
+            assert_eq!(buffers.length(), left);
+        }
 
         let mut back = [0; 10];
         assert_eq!(Buffers::new(&memory, &other).unwrap().copy_to(&mut back), 10);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes as _, GuestAddress};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::buffers::{Buffers, NotGuestMemory, Segment};
 use super::{GuestMemory, Interrupt};
@@ -97,43 +97,48 @@ impl Ring {
         self.broken
     }
 
+    /// The most chains that the driver can have made available.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// The next chain.
     pub fn pop(&mut self) -> Option<Chain> {
-        for _ in 0..self.queue.size() {
-            if self.broken {
-                return None;
-            }
-            let memory = Arc::clone(&self.memory);
-            let mut available = match self.queue.iter(memory.as_ref()) {
-                Ok(available) => available,
-                Err(_) => {
-                    self.broken = true;
-                    return None;
-                }
-            };
-            let descriptors = available.next()?;
-            let mut chain = Chain {
-                head: descriptors.head_index(),
-                readable: Vec::new(),
-                writable: Vec::new(),
-            };
-            for descriptor in descriptors.take(MAXIMUM_SEGMENTS + 1) {
-                let segment = Segment { address: descriptor.addr(), length: descriptor.len() };
-                if descriptor.is_write_only() {
-                    chain.writable.push(segment);
-                } else {
-                    chain.readable.push(segment);
-                }
-            }
-            let segments = chain.readable.len() + chain.writable.len();
-            if (1..=MAXIMUM_SEGMENTS).contains(&segments)
-                && chain.readable.iter().chain(&chain.writable).all(|part| part.is_in(&memory))
-            {
-                return Some(chain);
-            }
-            self.add_used(chain.head, 0);
+        let mut first = None;
+        self.pop_until(|chain| {
+            first = Some(chain);
+            true
+        });
+        first
+    }
+
+    /// Takes chains until that is `enough`, or there is none left.
+    pub fn pop_until(&mut self, mut enough: impl FnMut(Chain) -> bool) {
+        if self.broken {
+            return;
         }
-        None
+        let memory = Arc::clone(&self.memory);
+        let mut refused = Vec::new();
+        match self.queue.iter(memory.as_ref()) {
+            Ok(available) => {
+                // As many as there can be: the driver may go on for ever.
+                for descriptors in available {
+                    match chain_of(descriptors, &memory) {
+                        Ok(chain) => {
+                            if enough(chain) {
+                                break;
+                            }
+                        }
+                        Err(head) => refused.push(head),
+                    }
+                }
+            }
+            Err(_) => self.broken = true,
+        }
+        for head in refused {
+            self.add_used(head, 0);
+        }
     }
 
     /// Gives a chain back, `length` bytes of it written.
@@ -148,12 +153,20 @@ impl Ring {
     pub fn add_used_together(&mut self, chains: &[(u16, u32)]) {
         let Some(((head, length), others)) = chains.split_last() else { return };
         let first = self.queue.next_used();
-        for (number, (head, length)) in (0_u16..).zip(others) {
-            let position = first.wrapping_add(number) % self.queue.size();
-            let entry = USED_ENTRIES + USED_ENTRY * u64::from(position);
-            let written = self.queue.used_ring().checked_add(entry).is_some_and(|address| {
-                let entry = u64::from(*head) | u64::from(*length) << 32;
-                self.memory.write_obj(entry.to_le(), GuestAddress(address)).is_ok()
+        let position = first % self.queue.size();
+        // Up to the end of the ring, and from its beginning on.
+        let (front, back) =
+            others.split_at(others.len().min((self.queue.size() - position).into()));
+        for (position, chains) in [(position, front), (0, back)] {
+            let entries: Vec<u8> = chains
+                .iter()
+                .flat_map(|(head, length)| {
+                    (u64::from(*head) | u64::from(*length) << 32).to_le_bytes()
+                })
+                .collect();
+            let offset = USED_ENTRIES + USED_ENTRY * u64::from(position);
+            let written = self.queue.used_ring().checked_add(offset).is_some_and(|address| {
+                self.memory.write_slice(&entries, GuestAddress(address)).is_ok()
             });
             self.broken |= !written;
         }
@@ -208,6 +221,28 @@ impl Ring {
             }
         }
     }
+}
+
+/// The parts of a chain, or its number where it is not wholly guest memory or too long.
+fn chain_of(
+    descriptors: DescriptorChain<&GuestMemoryMmap>,
+    memory: &GuestMemoryMmap,
+) -> Result<Chain, u16> {
+    let head = descriptors.head_index();
+    let mut chain = Chain { head, readable: Vec::new(), writable: Vec::new() };
+    for descriptor in descriptors.take(MAXIMUM_SEGMENTS + 1) {
+        let segment = Segment { address: descriptor.addr(), length: descriptor.len() };
+        if !segment.is_in(memory) {
+            return Err(head);
+        }
+        if descriptor.is_write_only() {
+            chain.writable.push(segment);
+        } else {
+            chain.readable.push(segment);
+        }
+    }
+    let segments = chain.readable.len() + chain.writable.len();
+    if (1..=MAXIMUM_SEGMENTS).contains(&segments) { Ok(chain) } else { Err(head) }
 }
 
 impl fmt::Debug for Ring {

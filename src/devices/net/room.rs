@@ -53,46 +53,41 @@ impl Room {
     /// Has so many spare buffers at hand that `length` bytes fit and tells how many, or
     /// none where the driver offers too few; 0 where they can never fit.
     fn gather(&mut self, length: usize) -> Option<usize> {
-        let mut space = 0;
-        for count in 1.. {
-            if self.spare.len() < count {
-                let chain = self.next_chain()?;
-                self.spare.push_back(chain);
+        let (mut count, mut space) = (0, 0);
+        let mut fits = |chain: &Chain| {
+            count += 1;
+            space += space_of(chain);
+            space >= length || !self.mergeable
+        };
+        if !self.spare.iter().any(&mut fits) {
+            self.ring.disable_notification();
+            // A driver that gives what it has given already gets nothing.
+            while self.spare.len() <= self.ring.size().into() {
+                let mut enough = false;
+                let spare = &mut self.spare;
+                self.ring.pop_until(|chain| {
+                    enough = fits(&chain);
+                    spare.push_back(chain);
+                    enough
+                });
+                if enough {
+                    return Some(if space >= length { count } else { 0 });
+                }
+                self.used = true;
+                if !self.ring.enable_notification() {
+                    return None;
+                }
             }
-            space += space_of(self.spare.get(count - 1)?);
-            if space >= length {
-                return Some(count);
-            }
-            if !self.mergeable {
-                return Some(0);
-            }
+            return None;
         }
-        None
-    }
-
-    fn next_chain(&mut self) -> Option<Chain> {
-        self.ring.disable_notification();
-        loop {
-            if let Some(chain) = self.ring.pop() {
-                return Some(chain);
-            }
-            self.used = true;
-            if !self.ring.enable_notification() {
-                return None;
-            }
-        }
+        Some(if space >= length { count } else { 0 })
     }
 
     /// The memory of the first spare buffers.
     fn buffers<'m>(&self, memory: &'m GuestMemory, count: usize) -> Buffers<'m> {
-        let mut buffers = Buffers::default();
-        for chain in self.spare.iter().take(count) {
-            // `pop` has checked it.
-            if let Ok(more) = chain.writer(memory) {
-                buffers.append(more);
-            }
-        }
-        buffers
+        let segments = self.spare.iter().take(count).flat_map(|chain| &chain.writable);
+        // `pop` has checked them.
+        Buffers::new(memory, segments).unwrap_or_default()
     }
 
     /// Gives the driver the first spare buffers, as many as `length` bytes fill.
@@ -180,7 +175,8 @@ impl Deliver for Room {
         let memory = Arc::clone(self.ring.memory());
         let mut buffers = self.buffers(&memory, count);
         let mut front = buffers.take(before);
-        let result = fill(&mut buffers.take(most));
+        buffers.limit(most);
+        let result = fill(&mut buffers);
         if let Ok(length @ 1..) = result {
             let length = length.min(most);
             self.head.clear();

@@ -26,7 +26,7 @@ const MAXIMUM_FRAME: usize = 12 + 14 + 65_535;
 const BATCH: usize = 64;
 
 /// So many frames are given before the guest is told of them: it goes to work while more come.
-const TOLD: usize = 4;
+const TOLD: usize = 2;
 
 /// A queue with its notification.
 pub(super) type Served = (Ring, EventFd);
