@@ -177,6 +177,12 @@ impl Ring {
         self.add_used(*head, *length);
     }
 
+    /// Whether the driver was told of all that it was given back.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.broken || self.signalled == self.queue.next_used()
+    }
+
     /// Tells the driver of used chains, where it wants to know.
     pub fn signal(&mut self) {
         if self.broken {

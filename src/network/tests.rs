@@ -1,6 +1,5 @@
 //! A guest that sends anything at all.
 
-use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use super::packet::{self, ETHERNET, OFFLOAD};
 use super::parse::{self, Content};
 use super::ports::Ports;
 use super::tcp::{Connection, Given, Verdict};
-use crate::devices::buffers::Buffers;
-use crate::devices::net::{Deliver, Link as _, Offloads};
+use crate::devices::net::kept::Kept;
+use crate::devices::net::{Link as _, Offloads};
 
 fn nat() -> Nat {
     let settings = Settings {
@@ -28,27 +27,6 @@ fn nat() -> Nat {
         host_loopback: false,
     };
     Nat::new(settings, Offloads::default()).unwrap()
-}
-
-/// Frames for the guest, kept.
-#[derive(Default)]
-struct Kept(Vec<Vec<u8>>);
-
-impl Deliver for Kept {
-    fn pieces(&mut self, pieces: &[IoSlice<'_>]) -> bool {
-        self.0.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
-        true
-    }
-
-    fn filled(
-        &mut self,
-        _before: usize,
-        _most: usize,
-        _fill: &mut dyn FnMut(&mut Buffers<'_>) -> io::Result<usize>,
-        _head: &mut dyn FnMut(usize, &mut Vec<u8>),
-    ) -> Option<io::Result<usize>> {
-        unreachable!("no stream flows here")
-    }
 }
 
 /// All frames for the guest.

@@ -3,14 +3,13 @@
 
 #![allow(dead_code, reason = "each target uses a part")]
 
-use std::io::{self, IoSlice};
 use std::net::TcpListener;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EpollEvent;
-use wslr::devices::buffers::Buffers;
-use wslr::devices::net::{Deliver, Link as _, Offloads};
+use wslr::devices::net::kept::Kept;
+use wslr::devices::net::{Link as _, Offloads};
 use wslr::network::addresses::Addresses;
 use wslr::network::nat::{Nat, Settings};
 use wslr::network::packet;
@@ -36,27 +35,6 @@ pub fn link() -> Option<Nat> {
         host_loopback: true,
     };
     Nat::new(settings, Offloads { checksum: true, segments4: true, segments6: true }).ok()
-}
-
-/// Frames for the guest, kept.
-#[derive(Default)]
-struct Kept(Vec<Vec<u8>>);
-
-impl Deliver for Kept {
-    fn pieces(&mut self, pieces: &[IoSlice<'_>]) -> bool {
-        self.0.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
-        true
-    }
-
-    fn filled(
-        &mut self,
-        _before: usize,
-        _most: usize,
-        _fill: &mut dyn FnMut(&mut Buffers<'_>) -> io::Result<usize>,
-        _head: &mut dyn FnMut(usize, &mut Vec<u8>),
-    ) -> Option<io::Result<usize>> {
-        unreachable!("nobody here sends a stream")
-    }
 }
 
 /// Gives the link a frame, and lets it do all that it has to.

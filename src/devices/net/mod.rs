@@ -6,6 +6,7 @@
 //! frames come from the guest, and go to it, 64 KiB at a time.
 
 pub mod device;
+pub mod kept;
 mod room;
 mod sent;
 pub mod state;

@@ -32,6 +32,11 @@ impl Sent {
         self.all += 1;
         self.count += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+        self.owe(now);
+    }
+
+    /// A frame was given back unread.
+    pub(super) fn owe(&mut self, now: Instant) {
         self.deadline.get_or_insert(now + WAIT);
     }
 

@@ -155,6 +155,9 @@ impl Serving {
                 if self.transmit.enable_notification() {
                     continue;
                 }
+                if !self.transmit.is_told() {
+                    self.sent.owe(now);
+                }
                 break;
             };
             let mut length = 0;
