@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{
-    Ipv4RecvErr, Ipv6RecvErr, Ipv6V6Only, Linger, ReuseAddr, TcpNoDelay,
+    Ipv4RecvErr, Ipv6RecvErr, Ipv6V6Only, Linger, OobInline, ReuseAddr, TcpNoDelay,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
@@ -49,11 +49,21 @@ fn new(six: bool, kind: SockType, protocol: Option<SockProtocol>) -> io::Result<
 /// The system's, where it is known at once that it will not do.
 pub fn begin_connect(peer: SocketAddr) -> io::Result<TcpStream> {
     let socket = new(peer.is_ipv6(), SockType::Stream, None)?;
-    setsockopt(&socket, TcpNoDelay, &true)?;
+    prepare(&socket)?;
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(peer)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Lets a stream's bytes go at once, and an urgent one be like the others: the system would
+/// leave it out, but count it where bytes are looked at.
+///
+/// # Errors
+/// The system's.
+pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    setsockopt(socket, TcpNoDelay, &true)?;
+    Ok(setsockopt(socket, OobInline, &true)?)
 }
 
 /// Listens at a port of this machine; an address of IPv6 means that version only.

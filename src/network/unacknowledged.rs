@@ -117,6 +117,7 @@ impl Unacknowledged {
 mod tests {
     use std::io::Write as _;
     use std::net::TcpListener;
+    use std::os::fd::AsRawFd as _;
 
     use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
@@ -132,6 +133,31 @@ mod tests {
         let mut shown = vec![0; count];
         memory.read_slice(&mut shown, GuestAddress(0)).unwrap();
         shown
+    }
+
+    #[test]
+    fn an_urgent_byte_moves_none_of_the_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket::prepare(&socket).unwrap();
+        let mut bytes = Unacknowledged::default();
+        bytes.flow(&socket);
+        if !bytes.flows() {
+            return;
+        }
+        peer.write_all(b"before").unwrap();
+        let urgent = nix::sys::socket::MsgFlags::MSG_OOB;
+        nix::sys::socket::send(peer.as_raw_fd(), b"!", urgent).unwrap();
+        peer.write_all(b"behind it").unwrap();
+        let mut shown = Vec::new();
+        // An urgent byte ends what is copied at once.
+        while shown.len() < 16 {
+            shown.extend(show(&mut bytes, &socket, shown.len(), 4));
+        }
+        assert_eq!(String::from_utf8_lossy(&shown), "before!behind it");
+        bytes.forget(&socket, 8);
+        assert_eq!(show(&mut bytes, &socket, 0, 3), b"ehi");
     }
 
     #[test]

@@ -289,7 +289,7 @@ impl Nat {
     /// Calls the guest for somebody who has come.
     fn call(&mut self, port: Port, stream: std::net::TcpStream, client: SocketAddr, now: Instant) {
         let ends = self.ends(port, client.ip());
-        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+        let prepared = stream.set_nonblocking(true).and_then(|()| socket::prepare(&stream));
         let room = self.connections.len() < MAXIMUM_CONNECTIONS && prepared.is_ok();
         let (Some((guest, host)), true) = (ends, room) else {
             return socket::reset_on_close(&stream);
