@@ -116,7 +116,7 @@ impl Encoder {
         if !self.offloads.checksum {
             return Offload::default();
         }
-        let ip = if source.is_ipv4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+        let ip = ip_length(source);
         Offload {
             flags: NEEDS_CHECKSUM,
             checksum_start: ((ETHERNET + ip) as u16).into(),
@@ -145,7 +145,7 @@ impl Encoder {
     /// The length of what comes before the data in a segment without options.
     #[must_use]
     pub fn before_data(&self, source: IpAddr) -> usize {
-        let ip = if source.is_ipv4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+        let ip = ip_length(source);
         OFFLOAD + ETHERNET + ip + size_of::<Tcp>()
     }
 
@@ -189,7 +189,7 @@ impl Encoder {
         tcp.checksum = self.checksum(pseudo, &summed, data).into();
         let mut offload = self.checksummed(source, 16);
         if amount > head.maximum {
-            let ip = if source.is_ipv4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+            let ip = ip_length(source);
             offload.segmentation = if source.is_ipv4() { SEGMENTS_TCP4 } else { SEGMENTS_TCP6 };
             offload.headers = ((ETHERNET + ip + headers) as u16).into();
             offload.segment = (head.maximum as u16).into();
@@ -277,6 +277,11 @@ impl Encoder {
         frame.extend_from_slice(answer.as_bytes());
         frame
     }
+}
+
+/// The length of IP's own header.
+fn ip_length(source: IpAddr) -> usize {
+    if source.is_ipv4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() }
 }
 
 /// A frame in one piece.

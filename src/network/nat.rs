@@ -210,8 +210,6 @@ impl Nat {
         self.answers.extend(frame);
     }
 
-    // ---- flows ----
-
     /// Has what happens to a socket reported.
     fn report(&self, number: i32, id: u64) -> Option<()> {
         let interest =
@@ -369,8 +367,6 @@ impl Nat {
             }
         }
     }
-
-    // ---- datagrams ----
 
     /// Lets the next flow in turn have its say.
     fn give_flow(&mut self, deliver: &mut dyn Deliver) {

@@ -316,13 +316,18 @@ impl Connection {
         self.deadline = now + ACKNOWLEDGMENT;
     }
 
+    /// Whether the socket may have bytes, or its end.
+    fn may_have_more(&self) -> bool {
+        self.readable && !self.drained
+    }
+
     /// Fills up what waits for the guest. A stream that flows is left in the socket from then
     /// on, for a guest that can do `without_copies`.
     fn read(&mut self, without_copies: bool) -> Verdict {
         if self.broken {
             return Verdict::Reset;
         }
-        while self.readable && !self.drained && self.sent.len() < self.room {
+        while self.may_have_more() && self.sent.len() < self.room {
             let wanted = self.reading.min(self.room - self.sent.len());
             match self.sent.read(&self.socket, wanted) {
                 Ok(0) => {
@@ -406,7 +411,7 @@ impl Connection {
 
     /// Whether something is on its way to the guest, or wants to be.
     fn waits(&self) -> bool {
-        let in_socket = self.sent.flows() && self.readable && !self.drained;
+        let in_socket = self.sent.flows() && self.may_have_more();
         self.next != self.unacknowledged || !self.sent.is_empty() || in_socket
     }
 

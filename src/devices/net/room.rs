@@ -59,26 +59,27 @@ impl Room {
             space += space_of(chain);
             space >= length || !self.mergeable
         };
-        if !self.spare.iter().any(&mut fits) {
+        let mut enough = self.spare.iter().any(&mut fits);
+        if !enough {
             self.ring.disable_notification();
+        }
+        while !enough {
             // A driver that gives what it has given already gets nothing.
-            while self.spare.len() <= self.ring.size().into() {
-                let mut enough = false;
-                let spare = &mut self.spare;
-                self.ring.pop_until(|chain| {
-                    enough = fits(&chain);
-                    spare.push_back(chain);
-                    enough
-                });
-                if enough {
-                    return Some(if space >= length { count } else { 0 });
-                }
+            if self.spare.len() > self.ring.size().into() {
+                return None;
+            }
+            let spare = &mut self.spare;
+            self.ring.pop_until(|chain| {
+                enough = fits(&chain);
+                spare.push_back(chain);
+                enough
+            });
+            if !enough {
                 self.used = true;
                 if !self.ring.enable_notification() {
                     return None;
                 }
             }
-            return None;
         }
         Some(if space >= length { count } else { 0 })
     }

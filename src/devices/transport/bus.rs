@@ -36,34 +36,32 @@ impl Bus {
         self.transports.is_empty()
     }
 
-    /// Carries `access` out on the device at an address, if there is one.
-    fn with(&self, address: u64, access: impl FnOnce(&mut Transport, u64)) {
+    /// Carries `access` out on the device at an address; false where there is no window.
+    fn with(&self, address: u64, access: impl FnOnce(&mut Transport, u64)) -> bool {
         let found = address.checked_sub(self.start).and_then(|offset| {
             let index = usize::try_from(offset.checked_div(self.window)?).ok()?;
             Some((lock(self.transports.get(index)?), offset % self.window))
         });
-        if let Some((mut slot, offset)) = found
-            && let Some(transport) = slot.as_mut()
-        {
+        let Some((mut slot, offset)) = found else { return false };
+        if let Some(transport) = slot.as_mut() {
             access(transport, offset);
         }
+        true
     }
 
     /// Carries out a processor's read; where nothing is, all bits are set.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
-        if self.pci.read(address, data) {
-            return;
+        if !self.with(address, |transport, offset| transport.read(offset, data)) {
+            self.pci.read(address, data);
         }
-        self.with(address, |transport, offset| transport.read(offset, data));
     }
 
     /// Carries out a processor's write; where nothing is, it is lost.
     pub fn write(&self, address: u64, data: &[u8]) {
-        if self.pci.write(address, data) {
-            return;
+        if !self.with(address, |transport, offset| transport.write(offset, data)) {
+            self.pci.write(address, data);
         }
-        self.with(address, |transport, offset| transport.write(offset, data));
     }
 
     /// Resets every device and takes it away; none touches guest memory afterwards.

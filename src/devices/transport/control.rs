@@ -76,11 +76,12 @@ impl Control {
 
     /// The part of the device's features that the driver has chosen.
     pub(super) fn device_features(&self) -> u32 {
-        match self.state.device_features_page {
-            0 => self.device.features() as u32,
-            1 => (self.device.features() >> 32) as u32,
-            _ => 0,
-        }
+        page(self.device.features(), self.state.device_features_page)
+    }
+
+    /// The same of what the driver has accepted.
+    pub(super) fn driver_features(&self) -> u32 {
+        page(self.state.driver_features, self.state.driver_features_page)
     }
 
     /// The queue that the driver has chosen.
@@ -109,12 +110,8 @@ impl Control {
         }
     }
 
-    /// Status bits are only ever added, except by a reset.
+    /// Status bits are only ever added, except by a reset, which is the transport's as well.
     pub(super) fn set_status(&mut self, value: u32) {
-        if value == 0 {
-            self.reset();
-            return;
-        }
         let mut added = value & 0xff & !self.state.status & !NEEDS_RESET;
         if added & FEATURES_OK != 0 && !self.features_acceptable() {
             added &= !FEATURES_OK;
@@ -173,6 +170,15 @@ fn fresh_state(device: &dyn VirtioDevice) -> TransportState {
     TransportState {
         queues: device.queue_sizes().iter().map(|size| QueueRegisters::new(*size)).collect(),
         ..TransportState::default()
+    }
+}
+
+/// 32 of the features.
+fn page(features: u64, page: u32) -> u32 {
+    match page {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
     }
 }
 

@@ -2,6 +2,7 @@
 //! what programs of several kinds begin with.
 
 use super::assembler::{Assembler, Label, R0, R1, R2, R6};
+use super::bpf::Map;
 
 pub const MAP_LOOKUP: i32 = 1;
 pub const MAP_UPDATE: i32 = 2;
@@ -18,6 +19,14 @@ pub const ASSIGN: i32 = 124;
 pub const RING_OUTPUT: i32 = 130;
 /// Since Linux 5.18.
 pub const SET_RESULT: i32 = 187;
+
+/// Finds the value of the key at a place of the stack; jumps to `none` where there is none.
+pub fn look_up(program: &mut Assembler, map: &Map, key: i16, none: Label) {
+    program.set_map(R1, map.number());
+    program.set_stack(R2, key);
+    program.call(MAP_LOOKUP);
+    program.if_is(R0, 0, none);
+}
 
 /// Jumps to `end` where the socket of the context, in [`R6`], is in another network namespace.
 pub fn only_in(program: &mut Assembler, namespace: u64, end: Label) {

@@ -16,7 +16,7 @@ use super::assembler::{
 use super::bpf::{Hook, Map, Program};
 use super::functions::{
     ASSIGN, MAP_DELETE, MAP_LOOKUP, MAP_UPDATE, PROCESS_NAME, RELEASE, RING_OUTPUT, SET_CALLBACKS,
-    SOCKET_COOKIE, SOCKETS_UPDATE, only_in,
+    SOCKET_COOKIE, SOCKETS_UPDATE, look_up, only_in,
 };
 
 /// The length of a record.
@@ -160,10 +160,7 @@ fn send(program: &mut Assembler, maps: &Maps) {
     program.call(RING_OUTPUT);
     program.if_is(R0, 0, done);
     program.store_value(FRAME, KEY, 0);
-    program.set_map(R1, maps.lost.number());
-    program.set_stack(R2, KEY);
-    program.call(MAP_LOOKUP);
-    program.if_is(R0, 0, done);
+    look_up(program, &maps.lost, KEY, done);
     program.store_value(R0, 0, 1);
     program.place(done);
 }
@@ -210,10 +207,7 @@ fn bound(
     // A client's port, as most are: nobody is woken for it.
     program.load(R7, R6, 44);
     program.store_value(FRAME, KEY, 0);
-    program.set_map(R1, maps.chosen.number());
-    program.set_stack(R2, KEY);
-    program.call(MAP_LOOKUP);
-    program.if_is(R0, 0, noted);
+    look_up(&mut program, &maps.chosen, KEY, noted);
     program.load(R2, R0, 0);
     program.if_less(R7, R2, noted);
     program.load(R2, R0, 4);

@@ -11,7 +11,7 @@ use crate::guest::listeners::assembler::{
 };
 use crate::guest::listeners::bpf::Map;
 use crate::guest::listeners::functions::{
-    FIND_TCP, FIND_UDP, MAP_LOOKUP, MAP_UPDATE, RELEASE, SET_RESULT, SOCKET_COOKIE, only_in,
+    FIND_TCP, FIND_UDP, MAP_UPDATE, RELEASE, SET_RESULT, SOCKET_COOKIE, look_up, only_in,
 };
 
 /// Bits of what the host has at a port.
@@ -86,10 +86,7 @@ fn host_has(program: &mut Assembler, maps: &Maps, end: Label) {
     program.load(R2, R6, PORT);
     program.swap_network_order(R2);
     program.store(FRAME, KEY, R2);
-    program.set_map(R1, maps.ports.number());
-    program.set_stack(R2, KEY);
-    program.call(MAP_LOOKUP);
-    program.if_is(R0, 0, end);
+    look_up(program, &maps.ports, KEY, end);
     program.load(R2, R0, 0);
     program.if_common(R2, R7, has);
     program.go(end);
@@ -308,8 +305,5 @@ fn was_led(program: &mut Assembler, maps: &Maps, end: Label) {
     program.copy(R1, R6);
     program.call(SOCKET_COOKIE);
     program.store_wide(FRAME, KEY, R0);
-    program.set_map(R1, maps.led.number());
-    program.set_stack(R2, KEY);
-    program.call(MAP_LOOKUP);
-    program.if_is(R0, 0, end);
+    look_up(program, &maps.led, KEY, end);
 }

@@ -35,7 +35,7 @@ impl Connection {
     /// How many bytes that stay in the socket can be sent now for the first time, if they are
     /// there.
     fn fresh(&self, encoder: &Encoder) -> usize {
-        let wants = self.sent.flows() && self.readable && !self.drained;
+        let wants = self.sent.flows() && self.may_have_more();
         if !wants || self.in_flight() < self.sent.len() {
             return 0;
         }
@@ -60,7 +60,7 @@ impl Connection {
             Phase::Connecting => false,
             Phase::Answering | Phase::Calling => self.answer_due,
             Phase::Open => {
-                let reads = !self.sent.flows() && self.readable && !self.drained;
+                let reads = !self.sent.flows() && self.may_have_more();
                 self.acknowledge
                     || self.life_due
                     || self.end_due()

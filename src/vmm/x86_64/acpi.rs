@@ -2,8 +2,8 @@
 //!
 //! The hardware-reduced model (ACPI 6.5, 4.1): no PIC, PIT, RTC, i8042 or power
 //! management block is promised, so the kernel looks for none. The DSDT names the
-//! processors and the virtio devices (`LNRO0005`, the id under which Linux's
-//! `virtio_mmio` finds its devices).
+//! processors, the bridge to the bus of PCI, and the virtio devices that are not on it
+//! (`LNRO0005`, the id under which Linux's `virtio_mmio` finds its devices).
 
 use acpi_tables::aml::{
     AddressSpace as Range, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed,

@@ -45,12 +45,6 @@ pub struct PciBus {
 }
 
 impl PciBus {
-    /// The length of the window for so many devices' registers.
-    #[must_use]
-    pub fn window(devices: usize) -> u32 {
-        devices as u32 * SIZE
-    }
-
     /// A bus with these devices, their registers from `start` on.
     ///
     /// # Errors

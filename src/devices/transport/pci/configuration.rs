@@ -1,5 +1,7 @@
 //! The configuration space of a function (PCI Local Bus Specification 3.0, chapter 6).
 
+use crate::devices::read_space;
+
 /// Its length in bytes.
 pub(super) const LENGTH: usize = 256;
 
@@ -76,10 +78,7 @@ impl ConfigurationSpace {
 
     /// Reads; bytes beyond the end are zero.
     pub(super) fn read(&self, place: usize, data: &mut [u8]) {
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(self.bytes.iter().skip(place)) {
-            *to = *from;
-        }
+        read_space(&self.bytes, place as u64, data);
     }
 
     /// Writes what can be written.

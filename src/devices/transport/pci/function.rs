@@ -217,7 +217,7 @@ impl Function {
         put(0, &state.device_features_page.to_le_bytes());
         put(4, &self.control.device_features().to_le_bytes());
         put(8, &state.driver_features_page.to_le_bytes());
-        put(12, &driver_features(state.driver_features_page, state.driver_features).to_le_bytes());
+        put(12, &self.control.driver_features().to_le_bytes());
         put(16, &self.interrupt.vector(None).to_le_bytes());
         put(18, &(state.queues.len() as u16).to_le_bytes());
         put(20, &[state.status as u8, self.interrupt.generation()]);
@@ -292,19 +292,10 @@ impl Function {
     }
 }
 
-fn driver_features(page: u32, features: u64) -> u32 {
-    match page {
-        0 => features as u32,
-        1 => (features >> 32) as u32,
-        _ => 0,
-    }
-}
-
 /// Interface, subclass and class of a virtio device of that number.
 fn class(number: u16) -> [u8; 3] {
     match u32::from(number) {
         virtio_bindings::virtio_ids::VIRTIO_ID_NET => [0, 0, 0x02],
-        virtio_bindings::virtio_ids::VIRTIO_ID_SCSI => [0, 0, 0x01],
         _ => [0, 0, 0xff],
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::devices::Interrupt;
+use crate::devices::transport::control::{set_high, set_low};
 
 /// An event without a message (`VIRTIO_MSI_NO_VECTOR`).
 pub(super) const NONE: u16 = 0xffff;
@@ -30,8 +31,8 @@ struct State {
     enabled: bool,
     masked: bool,
     messages: Vec<Message>,
-    configuration: u16,
-    queues: Vec<u16>,
+    /// Which message an event has: the configuration's, then the queues'.
+    events: Vec<u16>,
 }
 
 /// A device's messages.
@@ -49,8 +50,7 @@ impl MessageInterrupt {
             enabled: false,
             masked: false,
             messages: vec![message; queues + 1],
-            configuration: NONE,
-            queues: vec![NONE; queues],
+            events: vec![NONE; queues + 1],
         };
         Self { state: Mutex::new(state), generation: AtomicU8::new(0), send: OnceLock::new() }
     }
@@ -76,31 +76,20 @@ impl MessageInterrupt {
 
     /// The driver forgets which event has which message.
     pub(super) fn reset(&self) {
-        let mut state = self.state();
-        state.configuration = NONE;
-        state.queues.fill(NONE);
+        self.state().events.fill(NONE);
     }
 
     /// The message of the configuration, or of a queue.
     pub(super) fn vector(&self, queue: Option<usize>) -> u16 {
-        let state = self.state();
-        match queue {
-            None => state.configuration,
-            Some(queue) => state.queues.get(queue).copied().unwrap_or(NONE),
-        }
+        self.state().events.get(place(queue)).copied().unwrap_or(NONE)
     }
 
     /// Gives it one; one that there is not is none.
     pub(super) fn set_vector(&self, queue: Option<usize>, vector: u16) {
         let mut state = self.state();
         let vector = if usize::from(vector) < state.messages.len() { vector } else { NONE };
-        match queue {
-            None => state.configuration = vector,
-            Some(queue) => {
-                if let Some(place) = state.queues.get_mut(queue) {
-                    *place = vector;
-                }
-            }
+        if let Some(event) = state.events.get_mut(place(queue)) {
+            *event = vector;
         }
     }
 
@@ -139,8 +128,8 @@ impl MessageInterrupt {
             let at = usize::try_from(offset / ENTRY).unwrap_or(usize::MAX);
             let Some(message) = state.messages.get_mut(at) else { continue };
             match offset % ENTRY {
-                0 => super::super::control::set_low(&mut message.address, value),
-                4 => super::super::control::set_high(&mut message.address, value),
+                0 => set_low(&mut message.address, value),
+                4 => set_high(&mut message.address, value),
                 8 => message.value = value,
                 12 => message.masked = value & 1 != 0,
                 _ => {}
@@ -176,28 +165,29 @@ impl MessageInterrupt {
         }
     }
 
-    fn raise(&self, vector: impl FnOnce(&State) -> u16) {
+    fn raise(&self, queue: Option<usize>) {
         let mut state = self.state();
-        let vector = vector(&state);
-        let open = state.enabled && !state.masked;
+        let vector = state.events.get(place(queue)).copied().unwrap_or(NONE);
         if let Some(message) = state.messages.get_mut(usize::from(vector)) {
-            if open && !message.masked {
-                self.send(message);
-            } else {
-                message.pending = true;
-            }
+            message.pending = true;
+            self.send_pending(&mut state);
         }
     }
+}
+
+/// The place of the configuration, or of a queue, among a device's events.
+fn place(queue: Option<usize>) -> usize {
+    queue.map_or(0, |queue| queue.saturating_add(1))
 }
 
 impl Interrupt for MessageInterrupt {
     fn configuration_changed(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.raise(|state| state.configuration);
+        self.raise(None);
     }
 
     fn queue_used(&self, queue: u16) {
-        self.raise(|state| state.queues.get(usize::from(queue)).copied().unwrap_or(NONE));
+        self.raise(Some(queue.into()));
     }
 }
 
